@@ -1,0 +1,75 @@
+# From a fresh clone: `make demo` shows vxcore at work, `make test` checks it. Needs Debian or Ubuntu,
+# Python 3.11 or newer (PYTHON=python3.13 chooses another) and root or sudo, and obtains the rest.
+
+PYTHON ?= python3
+TESTS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+HEADER := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)/Python.h
+ENSUREPIP := $(shell $(PYTHON) -c 'import ensurepip; print(ensurepip.__file__)' 2>/dev/null)
+SOURCES := setup.py vxcore/verdict.py $(filter-out %/verdict.pxd,$(shell find pyx -type f))
+
+BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)-dev \
+	$(or $(ENSUREPIP),ensurepip)=python$(VERSION)-venv
+TEST_NEEDS = tshark=tshark tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping
+
+# Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
+AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \
+	PYTHONDONTWRITEBYTECODE=1 MYPY_CACHE_DIR=/dev/null RUFF_NO_CACHE=true)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint bench clean
+.DELETE_ON_ERROR:
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## install vxcore into .venv and run `vxcore lab`
+	$(SUDO) $(BIN)/vxcore lab
+
+build: $(VENV)/.built ## compile the extensions in place
+
+test: $(VENV)/.test ## obtain what tests need and run every check and test; TESTS=tests/unit for some
+	@tools/obtain $(TEST_NEEDS)
+	$(AS_ROOT) $(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/.test ## check format, style and types
+	$(BIN)/python -m pytest -q tests/unit/test_source.py
+
+bench: $(VENV)/.bench ## run the benchmarks
+	$(AS_ROOT) $(BIN)/python -m pytest benchmarks
+
+clean: ## delete everything that was made, .venv too
+	rm -rf $(VENV) build dist *.egg-info vxcore/_fast/*.so pyx/vxcore/_fast/verdict.pxd
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find vxcore tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp per step. The first carries the version: another PYTHON makes another .venv.
+$(VENV)/.python$(VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	"vxcore needs Python 3.11 or newer and $(PYTHON) is $(or $(VERSION),missing): make PYTHON=..." >&2; exit 1; }
+	@tools/obtain $(BUILD_NEEDS)
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.python$(VERSION) pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+	| xargs $(BIN)/python -m pip install -q
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace --parallel "$$(nproc)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.built
+	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --no-build-isolation -e '.[$*]'
+	@touch $@

@@ -1,0 +1,37 @@
+# Packets: the plain C view of a batch that every kernel works on.
+# PacketBatch: the Python object that owns the memory behind it.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+
+# Packet i lies in mem[slot[i] .. slot[i + 1]), at mem[offset[i] .. offset[i] + length[i]).
+# slot is ours alone and trusted. offset, length and the rest are writable from Python: a kernel reads
+# each once, checks it against the slot, and only then touches memory.
+cdef struct Packets:
+    uint8_t *mem
+    const uint32_t *slot
+    uint32_t *offset
+    uint32_t *length
+    uint32_t *vni
+    uint32_t *gbp
+    uint16_t *source_port
+    uint8_t *source
+    uint8_t *tos
+    uint8_t *protocol
+    uint8_t *verdict
+    uint32_t n
+
+
+cdef inline bint in_slot(const Packets *p, uint32_t i, uint32_t offset, uint32_t length) noexcept nogil:
+    """Whether the packet lies wholly in its slot; the one check that makes later access safe."""
+    return offset >= p.slot[i] and offset <= p.slot[i + 1] and length <= p.slot[i + 1] - offset
+
+
+cdef class PacketBatch:
+    cdef Packets p
+    cdef readonly uint32_t capacity
+    cdef readonly uint32_t headroom
+    cdef object _data, _slot, _offset, _length, _vni, _gbp
+    cdef object _source_port, _source, _tos, _protocol, _verdict
+    cdef void _allocate(self, object slot)
+    cdef void _reset_packet(self, uint32_t i) noexcept nogil
+    cdef int _put(self, uint32_t i, const uint8_t *frame, size_t length) except -1

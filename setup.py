@@ -1,0 +1,95 @@
+"""The extension list and the build switches; metadata is in pyproject.toml.
+
+Switches (environment): VXCORE_DEBUG=1 (no optimisation, assertions), VXCORE_SANITIZE=1 (ASan and
+UBSan), VXCORE_ANNOTATE=1 (Cython's HTML beside the C). C and objects go to build/.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+PYX = Path("pyx")
+FAST = PYX / "vxcore" / "_fast"
+NAMES = sorted(path.stem for path in FAST.glob("*.pyx"))
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "binding": True,
+    "freethreading_compatible": False,
+}
+
+
+def switch(name: str) -> bool:
+    return os.environ.get(f"VXCORE_{name}", "0") not in ("", "0")
+
+
+def compiler_flags() -> list[str]:
+    if switch("SANITIZE"):
+        return ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-DVX_NO_CLONES"]
+    return ["-O0", "-g"] if switch("DEBUG") else ["-O3", "-g1"]
+
+
+def extension(name: str) -> Extension:
+    headers = [*PYX.rglob("*.h"), *PYX.rglob("*.pxd"), *PYX.rglob("*.pxi")]
+    return Extension(
+        f"vxcore._fast.{name}",
+        [str(FAST / f"{name}.pyx")],
+        include_dirs=[str(PYX / "include")],
+        depends=[str(path) for path in headers],
+        extra_compile_args=[*compiler_flags(), *WARNINGS],
+        extra_link_args=["-fsanitize=address,undefined"] if switch("SANITIZE") else [],
+    )
+
+
+def write_verdicts() -> None:
+    """Write the C names of vxcore/verdict.py, where the verdicts are defined, for cimport."""
+    spec = importlib.util.spec_from_file_location("verdict", "vxcore/verdict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    names = [f"    {v.name} = {v.value}" for v in module.Verdict]
+    lines = ["# Written by setup.py from vxcore/verdict.py.", "cdef enum Verdict:", *names]
+    lines += ["", f"cdef enum: N_VERDICTS = {len(names)}", ""]
+    target = FAST / "verdict.pxd"
+    if not target.exists() or target.read_text() != "\n".join(lines):
+        target.write_text("\n".join(lines))
+
+
+def refuse_hint(position, message, env):
+    """A performance hint means a hidden Python call or a missing noexcept: fail the build."""
+    raise SystemExit(f"{position}: performance hint: {message}")
+
+
+class CythonBuild(build_ext):
+    """Runs Cython only when something is built, so that an sdist holds the .pyx and no C."""
+
+    def build_extensions(self) -> None:
+        import Cython.Compiler.Errors
+        from Cython.Compiler import Options
+
+        Cython.Compiler.Errors.performance_hint = refuse_hint  # before the compiler imports it
+        Options.warning_errors = True
+        from Cython.Build import cythonize
+
+        write_verdicts()
+        self.extensions = cythonize(
+            self.extensions,
+            include_path=[str(PYX)],
+            build_dir="build/c",
+            annotate=switch("ANNOTATE"),
+            compiler_directives=DIRECTIVES,
+        )
+        for ext in self.extensions:
+            ext._needs_stub = False
+        super().build_extensions()
+
+
+setup(ext_modules=[extension(name) for name in NAMES], cmdclass={"build_ext": CythonBuild})

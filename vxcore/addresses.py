@@ -1,0 +1,102 @@
+"""Addresses as text and as bytes, and which of them can name a host.
+
+Place in the house: beside wire.py, above errors alone. Whoever reads an address that a person wrote
+(settings, commands) or shows one reads and shows it here.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
+
+from vxcore.errors import ConfigError
+
+IPAddress = IPv4Address | IPv6Address
+
+MAC_FORM = "a unicast MAC address such as 02:00:00:00:00:01"
+IP_FORM = "an IPv4 or IPv6 address"
+
+_MAC = re.compile(r"[0-9a-fA-F]{2}([:-])[0-9a-fA-F]{2}(?:\1[0-9a-fA-F]{2}){4}")
+_BROADCAST = IPv4Address("255.255.255.255")
+
+
+class AddressError(ConfigError):
+    """An address is malformed or names no single host.
+
+    ``wrong`` completes a sentence that begins with the text; ``allowed`` says what would be right.
+    """
+
+    def __init__(self, text: str, wrong: str, allowed: str) -> None:
+        super().__init__(f"{text} {wrong}; {allowed}")
+        self.wrong = wrong
+        self.allowed = allowed
+
+
+class MacAddress(str):
+    """A unicast MAC address as lower-case text with colons: ``02:00:00:00:00:01``.
+
+    Accepts what `parse_mac` accepts; raises AddressError for a group address and for all zeros,
+    behind which no station can be.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        packed = parse_mac(text)
+        if packed[0] & 1:
+            raise AddressError(text, "is a group address", MAC_FORM)
+        if not any(packed):
+            raise AddressError(text, "is the zero address", MAC_FORM)
+        return super().__new__(cls, format_mac(packed))
+
+    @property
+    def packed(self) -> bytes:
+        """The six bytes as they stand in a frame."""
+        return parse_mac(self)
+
+
+def parse_mac(text: str) -> bytes:
+    """The six bytes of a MAC address, any kind, written with colons or dashes in either case.
+
+    Raises AddressError (a ConfigError) when `text` is nothing of the sort.
+    """
+    if not _MAC.fullmatch(text):
+        raise AddressError(text, "is not a MAC address", MAC_FORM)
+    return bytes.fromhex(text.replace(text[2], ""))
+
+
+def format_mac(packed: bytes) -> str:
+    """Six bytes as lower-case text with colons."""
+    return packed.hex(":")
+
+
+def parse_unicast(text: str) -> IPAddress:
+    """The IP address in `text`, of either family, if it can be one host's address.
+
+    Raises AddressError (a ConfigError) for text that is no address and for addresses that no single
+    host has: multicast, broadcast, unspecified, IPv4-mapped, or with a zone (``%eth0``).
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise AddressError(text, "is not an IP address", IP_FORM) from None
+    wrong, allowed = _not_one_host(address)
+    if wrong:
+        raise AddressError(text, wrong, allowed)
+    return address
+
+
+def _not_one_host(address: IPAddress) -> tuple[str, str]:
+    """Why `address` names no single host, and what would be right; empty if it does name one."""
+    if address.is_multicast:
+        return "is an IP multicast group", "these are not supported yet: list the remotes"
+    if address.is_unspecified:
+        return "is the unspecified address", "the address of one host"
+    if address == _BROADCAST:
+        return "is the broadcast address", "the address of one host"
+    if isinstance(address, IPv6Address) and address.scope_id:
+        return "has a zone", f"leave out %{address.scope_id} and set dev"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return "is an IPv4 address in IPv6 form", f"write {address.ipv4_mapped}"
+    return "", ""

@@ -1,0 +1,341 @@
+"""Settings of a VTEP: from TOML or from command-line arguments to validated, frozen values.
+
+Place in the house: above addresses, problem and toml_lines; known by ports, engine, daemon and cli.
+The structs below are the one list of settings: their names are the keys of the file, their types
+and limits are what is checked, and the messages are made from both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from abc import ABCMeta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import msgspec
+from msgspec import Meta, Struct
+
+from vxcore.addresses import IP_FORM, MAC_FORM, AddressError, MacAddress, parse_unicast
+from vxcore.errors import ConfigError
+from vxcore.problem import MISSING, NOT_ALLOWED, Problem, found, from_msgspec, shown, written
+from vxcore.toml_lines import Path, key_lines, line_of
+
+if TYPE_CHECKING:
+    from vxcore.addresses import IPAddress
+else:
+
+    class IPAddress(metaclass=ABCMeta):
+        """Either family as one type: msgspec takes no union of two classes that it does not know."""
+
+    IPAddress.register(IPv4Address)
+    IPAddress.register(IPv6Address)
+
+_PORT = Meta(ge=1, le=65535)
+_BYTE = Meta(ge=0, le=255)
+_UINT32 = Meta(ge=0, le=0xFFFF_FFFF)
+# Printable ASCII without what the kernel refuses in a device name (dev_valid_name: / : and white
+# space, "." and "..") and without %, which TUNSETIFF takes for a numbering pattern.
+_DEVICE_NAME = Meta(
+    pattern=r"\A(?!\.{1,2}\Z)[!-$&-.0-9;-~]{1,15}\Z",
+    description="a device name of 1 to 15 ASCII characters without / : % and white space",
+)
+_ADDRESSES = Meta(description=f"a list, each {IP_FORM}")
+_SOURCE_PORTS = 16
+
+
+class FdbEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A static forwarding entry: frames for `mac` go to `remote`."""
+
+    mac: Annotated[MacAddress, Meta(description=MAC_FORM)]
+    remote: Annotated[IPAddress, Meta(description=IP_FORM)]
+
+
+class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One VXLAN segment and the TAP device through which this host takes part in it."""
+
+    vni: Annotated[int, Meta(ge=0, le=0xFF_FFFF)]
+    tap: Annotated[str, _DEVICE_NAME]
+    remotes: Annotated[tuple[IPAddress, ...], _ADDRESSES] = ()
+    """The flood set: who gets BUM frames."""
+    fdb: Annotated[tuple[FdbEntry, ...], Meta(description="a list of { mac, remote } tables")] = ()
+    learning: bool = True
+    ageing: Annotated[int, _UINT32] = 300
+    """Seconds after which a learned entry that was not heard from is forgotten; 0: never."""
+    maxaddress: Annotated[int, _UINT32] = 0
+    """How many entries may be learned; 0: as many as the table holds."""
+    mtu: Annotated[int, Meta(ge=68, le=65485)] | None = None
+    """Of the TAP device, in bytes (65485: what fits an IPv4 packet); None: from the route."""
+
+
+class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The IP network below: our own addresses and ports, and how outer headers are filled."""
+
+    local: Annotated[tuple[IPAddress, ...], Meta(description=f"{IP_FORM}, or a list with one of each")] = ()
+    """At most one address of a family; none: chosen by the route to the first remote."""
+    dstport: Annotated[int, _PORT] = 4789
+    srcport: Annotated[
+        tuple[Annotated[int, _PORT], Annotated[int, _PORT]],
+        Meta(description="two ports from 1 to 65535, the lower one first"),
+    ] = (49152, 65535)
+    """First and last of the range from which source ports are taken (RFC 7348 section 5)."""
+    source_ports: Annotated[int, Meta(ge=1, le=1024)] = _SOURCE_PORTS
+    """How many source ports are bound; from a file or arguments no more than `srcport` has."""
+    ttl: Annotated[int, _BYTE] | Literal["inherit"] = 0
+    """0: the route's default; "inherit": the inner packet's."""
+    tos: Annotated[int, _BYTE] | Literal["inherit"] = 0
+    df: Annotated[
+        Literal["unset", "set"],
+        Meta(description='"unset" or "set" ("inherit" is not possible on a UDP socket)'),
+    ] = "unset"
+    udpcsum: bool = False
+    """Compute UDP checksums over IPv4, where zero is the rule (RFC 7348 section 5)."""
+    udp6zerocsumtx: bool = False
+    """Send zero UDP checksums over IPv6 (RFC 6935)."""
+    udp6zerocsumrx: bool = False
+    """Accept zero UDP checksums over IPv6 (RFC 6935)."""
+    dev: Annotated[str, _DEVICE_NAME] | None = None
+    """Device that the underlay sockets are bound to."""
+    reserved: Literal["ignore", "strict"] = "ignore"
+    """Reserved header bits on receipt: RFC 7348, or drop as Linux does."""
+    ecn: Literal["rfc6040", "linux"] = "rfc6040"
+    """Inner CE on encapsulation: copied (RFC 6040), or sent as ECT(0) as Linux does."""
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"segments": "segment"}):
+    """All of a VTEP process. `load` and `from_arguments` make valid ones; the constructor checks nothing."""
+
+    underlay: Underlay = msgspec.field(default_factory=Underlay)
+    segments: Annotated[
+        tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")
+    ]
+
+
+def load(path: str | os.PathLike[str]) -> Settings:
+    """The settings in a TOML file.
+
+    Raises ConfigError with ``FILE:LINE: KEY: what is wrong; what is allowed`` for the first thing
+    that is wrong, also when the file cannot be read or is no TOML.
+    """
+    name = os.fspath(path)
+    text = _read(name)
+    data = _parse(name, text)
+    return _validated(data, lambda problem: _explain_in_file(problem, data, name, text))
+
+
+def from_arguments(options: Mapping[str, Any]) -> Settings:
+    """The settings of a VTEP with one segment, from the options of ``vxcore up``.
+
+    `options` maps the names of settings, without their table, to values as JSON would have them;
+    `fdb` is a list of ``MAC=REMOTE``. What is None or no setting is passed over, so that the
+    variables of an argparse.Namespace will do. Raises ConfigError with
+    ``--OPTION VALUE: what is wrong; what is allowed``.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if "fdb" in given:
+        given["fdb"] = [_split_entry(entry) for entry in given["fdb"]]
+    data = {"underlay": _settings_of(Underlay, given), "segment": [_settings_of(Segment, given)]}
+    return _validated(data, lambda problem: _explain_option(problem, data))
+
+
+def _settings_of(table: type[Struct], given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in table.__struct_fields__ if name in given}
+
+
+# From plain data to settings
+
+
+def _validated(data: dict[str, Any], explain: Callable[[Problem], str]) -> Settings:
+    try:
+        settings = msgspec.convert(_local_as_list(data), Settings, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(explain(from_msgspec(error, Settings))) from None
+    settings = _fit_source_ports(settings, data)
+    for problem in _contradictions(settings):
+        raise ConfigError(explain(problem))
+    return settings
+
+
+def _local_as_list(data: dict[str, Any]) -> dict[str, Any]:
+    """One local address, the common case, may stand without brackets."""
+    underlay = data.get("underlay")
+    if not isinstance(underlay, dict) or not isinstance(underlay.get("local"), str):
+        return data
+    return {**data, "underlay": {**underlay, "local": [underlay["local"]]}}
+
+
+def _decode(kind: type, value: object) -> object:
+    """Addresses, for msgspec."""
+    parse, form = (MacAddress, MAC_FORM) if kind is MacAddress else (parse_unicast, IP_FORM)
+    if not isinstance(value, str):
+        raise AddressError(shown(value), "is not a string", form)
+    return parse(value)
+
+
+def _fit_source_ports(settings: Settings, data: dict[str, Any]) -> Settings:
+    """A range smaller than the default number of source ports is no contradiction."""
+    underlay = settings.underlay
+    if "source_ports" in data.get("underlay", {}):
+        return settings
+    fitting = min(_SOURCE_PORTS, max(1, _range_len(underlay)))
+    return msgspec.structs.replace(settings, underlay=msgspec.structs.replace(underlay, source_ports=fitting))
+
+
+def _range_len(underlay: Underlay) -> int:
+    first, last = underlay.srcport
+    return last - first + 1
+
+
+# What no single value shows
+
+
+def _contradictions(settings: Settings) -> Iterator[Problem]:
+    yield from _underlay_contradictions(settings.underlay)
+    yield from _segments_alike(settings.segments)
+    for index, segment in enumerate(settings.segments):
+        yield from _segment_repeats(("segment", index), segment)
+    yield from _unreachable_peers(settings)
+
+
+def _underlay_contradictions(underlay: Underlay) -> Iterator[Problem]:
+    n_ports = _range_len(underlay)
+    if n_ports < 1:
+        yield Problem(("underlay", "srcport"), "{} is an empty range", "the first must not be above the last")
+    elif underlay.source_ports > n_ports:
+        path = ("underlay", "source_ports")
+        yield Problem(path, "{} is more than the range srcport holds", f"an integer from 1 to {n_ports}")
+    for index, _ in _repeats(address.version for address in underlay.local):
+        wrong = f"{{}} is a second IPv{underlay.local[index].version} address"
+        yield Problem(("underlay", "local", index), wrong, "at most one of each family")
+    for index, address in enumerate(underlay.local):
+        yield from _needs_device(("underlay", "local", index), address, underlay)
+
+
+def _segments_alike(segments: tuple[Segment, ...]) -> Iterator[Problem]:
+    for index, first in _repeats(segment.vni for segment in segments):
+        wrong = f"{{}} is the VNI of segment[{first}]"
+        yield Problem(("segment", index, "vni"), wrong, "each segment has its own")
+    for index, first in _repeats(segment.tap for segment in segments):
+        wrong = f"{{}} is the TAP device of segment[{first}]"
+        yield Problem(("segment", index, "tap"), wrong, "each segment has its own")
+
+
+def _segment_repeats(path: Path, segment: Segment) -> Iterator[Problem]:
+    for index, _ in _repeats(segment.remotes):
+        yield Problem((*path, "remotes", index), "{} is there twice", "each remote once")
+    for index, _ in _repeats(entry.mac for entry in segment.fdb):
+        yield Problem((*path, "fdb", index, "mac"), "{} is there twice", "one remote for each MAC address")
+
+
+def _unreachable_peers(settings: Settings) -> Iterator[Problem]:
+    local = settings.underlay.local
+    families = {address.version for address in local}
+    peers = list(_peers(settings.segments))
+    if not local and not peers:
+        yield Problem(("underlay", "local"), MISSING, f"without a remote it must be given: {IP_FORM}")
+    for path, address in peers:
+        if address in local:
+            yield Problem(path, "{} is a local address", "a VTEP cannot be its own remote")
+        if local and address.version not in families:
+            wrong = f"{{}} is IPv{address.version} and no local address is"
+            yield Problem(path, wrong, f"IPv{local[0].version} remotes only, or add a local address")
+        yield from _needs_device(path, address, settings.underlay)
+
+
+def _peers(segments: tuple[Segment, ...]) -> Iterator[tuple[Path, IPAddress]]:
+    """Every address that we may send to, and where it stands."""
+    for n, segment in enumerate(segments):
+        for index, remote in enumerate(segment.remotes):
+            yield ("segment", n, "remotes", index), remote
+        for index, entry in enumerate(segment.fdb):
+            yield ("segment", n, "fdb", index, "remote"), entry.remote
+
+
+def _needs_device(path: Path, address: IPAddress, underlay: Underlay) -> Iterator[Problem]:
+    """IPv6 link-local addresses mean nothing without a link; for IPv4 the routing table decides."""
+    if address.version == 6 and address.is_link_local and underlay.dev is None:
+        yield Problem(path, "{} is link-local and no device is named", "set dev, or use a global address")
+
+
+def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """The index of each value that was there before, and the index where it was first."""
+    first: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if first.setdefault(value, index) != index:
+            yield index, first[value]
+
+
+# The file
+
+
+def _read(name: str) -> str:
+    try:
+        content = FilePath(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name}:{line}: not TOML: byte {error.start} is not UTF-8 text") from None
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        _refuse_syntax(name, text, str(error))
+    except (ValueError, RecursionError) as error:  # an integer of 5000 digits, 1000 brackets
+        raise ConfigError(f"{name}: not TOML that can be read: {error}") from None
+
+
+def _refuse_syntax(name: str, text: str, message: str) -> NoReturn:
+    """tomllib's message, with its ``(at line 3, column 7)`` in front where editors look for it."""
+    what, _, where = message.removesuffix(")").rpartition(" (at ")
+    position = ":".join(re.findall(r"\d+", where)) or str(len(text.splitlines()))
+    raise ConfigError(f"{name}:{position}: not TOML: {what}") from None
+
+
+def _explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str) -> str:
+    path, value = problem.path, None
+    if "{}" in problem.wrong:
+        path, value = found(data, path)
+    line = line_of(key_lines(text), path)
+    place = f"{name}:{line}" if line else name
+    return f"{place}: {written(path)}: {problem.wrong.format(shown(value))}; {problem.allowed}"
+
+
+# The command line
+
+_OPTION_NAMES = {"remotes": "--remote", "learning": "--nolearning"}
+
+
+def _split_entry(entry: str) -> dict[str, str]:
+    mac, equals, remote = entry.partition("=")
+    if not equals:
+        raise ConfigError(f"--fdb {entry}: MAC=REMOTE such as 02:00:00:00:00:01=192.0.2.2")
+    return {"mac": mac, "remote": remote}
+
+
+def _explain_option(problem: Problem, data: dict[str, Any]) -> str:
+    setting = next(str(step) for step in problem.path[1:] if isinstance(step, str))
+    option = _OPTION_NAMES.get(setting, "--" + setting.replace("_", "-"))
+    if "{}" not in problem.wrong:
+        return f"{option}: {problem.wrong}; {problem.allowed}"
+    _, value = found(data, problem.path[:4])  # a static FDB entry was one argument: leave it whole
+    given = f"{option} {_as_typed(value)}"
+    if problem.wrong == NOT_ALLOWED:
+        return f"{given}: {problem.allowed}"
+    return f"{given}: {problem.wrong.removeprefix('{} ')}; {problem.allowed}"
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['mac']}={value['remote']}"
+    if isinstance(value, list):
+        return " ".join(map(_as_typed, value))
+    text = str(value)
+    return text if text and text.isprintable() else shown(text)

@@ -1,0 +1,136 @@
+"""What is wrong with a setting, and what would be right: msgspec's complaints in our words.
+
+Place in the house: used by config.py alone, above addresses. msgspec checks data against a type and
+says where it stopped, but in Python's words and without the value. Here its message becomes a
+Problem, whose "what is allowed" is read from the same type, so no limit is written twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from vxcore.addresses import AddressError
+from vxcore.toml_lines import Path
+
+NOT_ALLOWED = "{} is not allowed"
+MISSING = "missing"
+
+_MESSAGE = re.compile(r"(?P<text>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+_MISSING_FIELD = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_SHOWN_LEN = 60
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong in a tree of settings."""
+
+    path: Path
+    wrong: str
+    """What is wrong; ``{}`` stands for the value."""
+    allowed: str
+
+
+def from_msgspec(error: msgspec.ValidationError, kind: type) -> Problem:
+    """The Problem behind the exception that msgspec raised when it converted data to `kind`."""
+    text, path = _split(str(error))
+    if isinstance(error.__cause__, AddressError):
+        return Problem(path, "{} " + error.__cause__.wrong, error.__cause__.allowed)
+    if match := _UNKNOWN_FIELD.fullmatch(text):
+        known = _keys(_type_at(kind, path))
+        return Problem((*path, match[1]), "unknown key", _nearest(match[1], known))
+    if match := _MISSING_FIELD.fullmatch(text):
+        path = (*path, match[1])
+        return Problem(path, MISSING, _describe(_type_at(kind, path)))
+    return Problem(path, NOT_ALLOWED, _describe(_type_at(kind, path)))
+
+
+def written(path: Path) -> str:
+    """A path as a person writes it: ``segment[0].vni``."""
+    steps = [f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in path]
+    return "".join(steps).removeprefix(".")
+
+
+def found(data: Any, path: Path) -> tuple[Path, Any]:
+    """How far `path` leads into `data`, and what stands there.
+
+    Less far than asked where a single value was accepted in place of a list.
+    """
+    for depth, step in enumerate(path):
+        if not isinstance(data, dict | list):
+            return path[:depth], data
+        data = data[step]
+    return path, data
+
+
+def shown(value: object) -> str:
+    """A value as TOML would have it, on one line and not too long."""
+    if isinstance(value, dict):
+        return "a table"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_LEN else text[: _SHOWN_LEN - 3] + "..."
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else shown(key)
+
+
+def _split(message: str) -> tuple[str, Path]:
+    """msgspec's text, and its path (``$.segment[0].vni``) as a tuple."""
+    match = _MESSAGE.fullmatch(message)
+    assert match  # every part of the pattern may be empty
+    steps = _STEP.findall(match["path"] or "")
+    return match["text"], tuple(name or int(index) for name, index in steps)
+
+
+def _type_at(kind: type, path: Path) -> inspect.Type:
+    """The part of `kind` that `path` leads to."""
+    node = inspect.type_info(kind)
+    for step in path:
+        match _bare(node):
+            case inspect.StructType(fields=fields):
+                node = next(field.type for field in fields if field.encode_name == step)
+            case inspect.VarTupleType(item_type=item):
+                node = item
+            case inspect.TupleType(item_types=items):
+                node = items[int(step)]
+    return node
+
+
+def _bare(node: inspect.Type) -> inspect.Type:
+    return node.type if isinstance(node, inspect.Metadata) else node
+
+
+def _keys(node: inspect.Type) -> list[str]:
+    node = _bare(node)
+    return [field.encode_name for field in node.fields] if isinstance(node, inspect.StructType) else []
+
+
+def _describe(node: inspect.Type) -> str:
+    """What a type allows, in words: its own description or one made from its limits."""
+    match node:
+        case inspect.Metadata(extra_json_schema={"description": str(text)}):
+            return text
+        case inspect.Metadata(type=inner):
+            return _describe(inner)
+        case inspect.IntType(ge=low, le=high):
+            return f"an integer from {low} to {high}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType(values=values):
+            return " or ".join(shown(value) for value in values)
+        case inspect.UnionType(types=types):
+            return " or ".join(_describe(t) for t in types if not isinstance(t, inspect.NoneType))
+        case _:
+            return f"a table with the keys {', '.join(_keys(node))}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near: list[Any] = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
