@@ -35,7 +35,7 @@ demo: $(VENV)/.installed ## install vxcore into .venv and run `vxcore lab`
 build: $(VENV)/.built ## compile the extensions in place
 
 test: $(VENV)/.test ## obtain what tests need and run every check and test; TESTS=tests/unit for some
-	@tools/obtain $(TEST_NEEDS)
+	@.ci/obtain $(TEST_NEEDS)
 	$(AS_ROOT) $(BIN)/python -m pytest $(TESTS)
 
 lint: $(VENV)/.test ## check format, style and types
@@ -53,7 +53,7 @@ clean: ## delete everything that was made, .venv too
 $(VENV)/.python$(VERSION):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
 	"vxcore needs Python 3.11 or newer and $(PYTHON) is $(or $(VERSION),missing): make PYTHON=..." >&2; exit 1; }
-	@tools/obtain $(BUILD_NEEDS)
+	@.ci/obtain $(BUILD_NEEDS)
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 

@@ -37,6 +37,12 @@ static inline uint64_t vx_mix(uint64_t a, uint64_t b)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+/* Seeds of the hashes: the first digits of pi's fraction, made odd. */
+#define VX_K0 0x243F6A8885A308D3ull
+#define VX_K1 0x13198A2E03707345ull
+#define VX_K2 0xA4093822299F31D1ull
+#define VX_K3 0x082EFA98EC4E6C89ull
+
 #define vx_likely(x) __builtin_expect(!!(x), 1)
 #define vx_unlikely(x) __builtin_expect(!!(x), 0)
 #define vx_prefetch(p) __builtin_prefetch((p), 0, 3)

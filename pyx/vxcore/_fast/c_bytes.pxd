@@ -18,6 +18,7 @@ cdef extern from "vx_bytes.h" nogil:
     void vx_store64_raw(uint8_t *p, uint64_t value)
     void vx_store16(uint8_t *p, uint16_t value)
     void vx_store32(uint8_t *p, uint32_t value)
+    const uint64_t VX_K0, VX_K1, VX_K2, VX_K3
     uint64_t vx_mix(uint64_t a, uint64_t b)
     bint vx_likely(bint condition)
     bint vx_unlikely(bint condition)

@@ -1,0 +1,31 @@
+/* Wire structs, their sizes held at compile time, and the numbers that name what is in them. */
+#ifndef VX_WIRE_H
+#define VX_WIRE_H
+
+#include <assert.h>
+#include <stdint.h>
+
+enum {
+    VX_ETH_LEN = 14,
+    VX_TAG_LEN = 4,   /* IEEE 802.1Q */
+    VX_IPV4_LEN = 20, /* RFC 791, without options */
+    VX_IPV6_LEN = 40, /* RFC 8200 */
+    VX_UDP_LEN = 8,   /* RFC 768 */
+    VX_VXLAN_LEN = 8, /* RFC 7348 section 5 */
+    VX_VNI_FLAG = 0x08 /* the I flag, RFC 7348 section 5 */
+};
+
+/* What precedes a frame on a TAP opened with IFF_VNET_HDR (linux/virtio_net.h); host byte order. */
+struct vx_vnet {
+    uint8_t flags;
+    uint8_t gso_type;
+    uint16_t hdr_len;
+    uint16_t gso_size;
+    uint16_t csum_start;
+    uint16_t csum_offset;
+};
+static_assert(sizeof(struct vx_vnet) == 10, "a virtio-net header without num_buffers");
+
+enum { VX_VNET_NEEDS_CSUM = 1, VX_VNET_GSO_NONE = 0, VX_VNET_GSO_TCPV4 = 1, VX_VNET_GSO_TCPV6 = 4 };
+
+#endif
