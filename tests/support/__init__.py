@@ -1,0 +1,1 @@
+"""What unit and interop tests share; imported as `support` (see pythonpath in pyproject.toml)."""

@@ -1,0 +1,186 @@
+"""Vtep: settings become open ports, filled tables and running lanes.
+
+Place in the house: above ports and the compiled modules, below daemon. Python only sets up, observes
+and shuts down; packets are the lane's.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import threading
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from vxcore._fast.lane import Lane
+from vxcore._fast.table import Tables
+from vxcore.config import Segment, Settings
+from vxcore.errors import ConfigError
+from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to
+from vxcore.verdict import Verdict
+
+_ETHERNET_MTU = 1500
+_MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
+
+
+class Vtep:
+    """A VTEP that runs inside ``with Vtep(settings) as vtep:``.
+
+    Entering opens TAP devices and sockets and starts the lane, or raises with nothing left behind;
+    leaving stops it and puts the host back. ``failure`` is what ended a lane by itself, or None.
+    All methods may be called from any thread.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.failure: BaseException | None = None
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            self._open(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    # Opening
+
+    def _open(self, undo: ExitStack) -> None:
+        underlay = self.settings.underlay
+        self.locals = underlay.local or (self._local_by_route(),)
+        self._udp = UdpUnderlay(underlay, self.locals)
+        undo.callback(self._udp.close)
+        self._taps: list[Tap] = []
+        for segment in self.settings.segments:
+            tap = Tap(segment.tap, segment.mtu or self._mtu(segment))
+            undo.callback(tap.close)
+            self._taps.append(tap)
+        self._fill_tables()
+        self._lane = self._make_lane()
+        self._start(undo)
+
+    def _local_by_route(self) -> IPAddress:
+        remote = next(remote for segment in self.settings.segments for remote in _peers(segment))
+        return route_to(remote, self.settings.underlay.dev)[0]
+
+    def _mtu(self, segment: Segment) -> int:
+        """What fits the narrowest route of the segment (RFC 7348 section 4.3: never fragment)."""
+        dev = self.settings.underlay.dev
+        rooms = {remote: route_to(remote, dev)[1] - OVERHEAD[remote.version] for remote in _peers(segment)}
+        if not rooms:
+            return _ETHERNET_MTU - max(OVERHEAD[local.version] for local in self.locals)
+        narrowest = min(rooms, key=lambda remote: rooms[remote])
+        if rooms[narrowest] < _MIN_MTU:
+            raise ConfigError(f"VNI {segment.vni}: the route to {narrowest} leaves an MTU of {rooms[narrowest]}")
+        # What fits one IPv4 packet bounds loopback's 65,536, as it bounds the setting.
+        return min(rooms[narrowest], 65535 - OVERHEAD[4])
+
+    def _fill_tables(self) -> None:
+        segments = self.settings.segments
+        self._remotes = list(dict.fromkeys(remote for segment in segments for remote in _peers(segment)))
+        numbers = {remote: n for n, remote in enumerate(self._remotes)}
+        n_static = sum(len(segment.fdb) for segment in segments)
+        n_learned = sum(segment.maxaddress for segment in segments)
+        self._tables = Tables(
+            len(segments), len(numbers), sum(len(s.remotes) for s in segments), max(65536, n_static + n_learned)
+        )
+        for remote in self._remotes:
+            self._tables.add_remote(_packed(remote), _sockaddr(remote, self.settings.underlay))
+        for n, segment in enumerate(segments):
+            self._add_segment(n, segment, numbers)
+        self._tables.set_peers([(n, numbers[r]) for n, s in enumerate(segments) for r in set(_peers(s))])
+
+    def _add_segment(self, number: int, segment: Segment, numbers: dict[IPAddress, int]) -> None:
+        self._tables.add_segment(
+            segment.vni,
+            number,
+            [numbers[remote] for remote in segment.remotes],
+            learning=segment.learning,
+            ageing_s=segment.ageing,
+            max_learned=segment.maxaddress,
+        )
+        for entry in segment.fdb:
+            mac = int.from_bytes(entry.mac.packed, "big")
+            self._tables.add_static(segment.vni, mac, numbers[entry.remote])
+
+    def _make_lane(self) -> Lane:
+        underlay = self.settings.underlay
+        return Lane(
+            self._tables,
+            [sock.fileno() for sock in self._udp.receivers],
+            [[sock.fileno() for sock in self._udp.pools[version]] for version in (4, 6)],
+            [(tap.fd, tap.mtu, n) for n, tap in enumerate(self._taps)],
+            tos=-1 if underlay.tos == "inherit" else underlay.tos,
+            ttl=-1 if underlay.ttl == "inherit" else 0,
+            strict=underlay.reserved == "strict",
+            ecn_linux=underlay.ecn == "linux",
+        )
+
+    def _start(self, undo: ExitStack) -> None:
+        thread = threading.Thread(target=self._run, name="vxcore-lane-0")
+        thread.start()
+        undo.callback(thread.join)
+        undo.callback(self._lane.stop)
+
+    def _run(self) -> None:
+        try:
+            self._lane.run()
+        except BaseException as error:
+            self.failure = error
+
+    # Observing
+
+    def describe(self) -> list[dict[str, Any]]:
+        """A dict per segment: vni, tap, mtu, and the flood set's remotes as text."""
+        return [
+            {"vni": s.vni, "tap": s.tap, "mtu": tap.mtu, "remotes": [str(remote) for remote in s.remotes]}
+            for s, tap in zip(self.settings.segments, self._taps, strict=True)
+        ]
+
+    def counters(self) -> dict[str, Any]:
+        """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes."""
+        segments = [
+            {"vni": s.vni, "tap": s.tap, **self._lane.segment_counters(n)}
+            for n, s in enumerate(self.settings.segments)
+        ]
+        drops = {Verdict(number).name.lower(): count for number, count in self._lane.drops().items()}
+        lanes = [self._lane.lane_counters()]
+        return {"segments": segments, "drops": drops, "fdb": self._tables.fdb_counters(), "lanes": lanes}
+
+    def fdb(self) -> list[dict[str, Any]]:
+        """The forwarding table: a dict of vni, mac, remote and static for each entry."""
+        return [
+            {"vni": vni, "mac": mac.to_bytes(6, "big").hex(":"), "remote": str(self._remotes[n]), "static": static}
+            for vni, mac, n, static in self._tables.fdb_rows()
+        ]
+
+
+def _peers(segment: Segment) -> list[IPAddress]:
+    return [*segment.remotes, *(entry.remote for entry in segment.fdb)]
+
+
+def _packed(address: IPAddress) -> bytes:
+    """Sixteen bytes, IPv4 as ::ffff:a.b.c.d."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def _sockaddr(address: IPAddress, underlay: Any) -> bytes:
+    """The kernel's sockaddr_in or sockaddr_in6 of a remote's VXLAN port."""
+    port = struct.pack("!H", underlay.dstport)
+    if address.version == 4:
+        return struct.pack("=H", socket.AF_INET) + port + address.packed + bytes(8)
+    scope = _scope(underlay.dev) if address.is_link_local else 0
+    return struct.pack("=H", socket.AF_INET6) + port + bytes(4) + address.packed + struct.pack("=I", scope)
+
+
+def _scope(dev: str) -> int:
+    try:
+        return socket.if_nametoindex(dev)
+    except OSError:
+        raise OSError(errno.ENODEV, f"dev {dev}: there is no such device") from None

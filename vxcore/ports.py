@@ -1,0 +1,311 @@
+"""Open what a lane reads and writes: TAP devices and UDP sockets, and leave the host as it was.
+
+Place in the house: above config, below engine. Everything here is set-up: it runs once, in Python,
+before a lane starts and after it has stopped. Failures are OSError with the device or port in the
+message, or ConfigError when the user asked for what cannot be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import random
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from vxcore.config import Underlay
+from vxcore.errors import ConfigError, UnsupportedError
+
+IPAddress = IPv4Address | IPv6Address
+
+# linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_TUNSETOFFLOAD = 0x400454D0
+_TUNSETVNETHDRSZ = 0x400454D8
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_VNET_HDR_LEN = 10
+
+# linux/in.h, linux/in6.h, asm-generic/socket.h: what Python's socket module lacks
+_IP_RECVTOS = 13
+_IP_MTU_DISCOVER, _IP_MTU = 10, 14
+_IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
+_IPV6_DONTFRAG = 62
+_PMTUDISC_DO, _PMTUDISC_INTERFACE = 2, 4
+_SO_NO_CHECK, _SO_ATTACH_FILTER = 11, 26
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_UDP_NO_CHECK6_TX, _UDP_NO_CHECK6_RX = 101, 102
+
+_BUFFER_LEN = 4 << 20
+_PORT_TRIES = 8
+_IFF_UP = 1
+
+# Bytes that encapsulation adds above the inner MTU: outer IP, UDP, VXLAN, inner Ethernet.
+OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
+
+
+class Tap:
+    """A TAP device, made if missing; ``close`` puts MTU and state of an existing one back.
+
+    Raises ConfigError when the name belongs to something else, PermissionError, UnsupportedError
+    without /dev/net/tun, OSError otherwise.
+    """
+
+    def __init__(self, name: str, mtu: int) -> None:
+        self.name = name
+        self.mtu = mtu
+        self._before: tuple[int, bool] | None = None
+        with ExitStack() as undo, IPRoute() as route:
+            existing = _link(route, name)
+            self._refuse_other_kinds(existing)
+            self.fd = _open_tun(name)
+            undo.callback(os.close, self.fd)
+            if existing is not None:
+                self._before = existing.get_attr("IFLA_MTU"), bool(existing["flags"] & _IFF_UP)
+                undo.callback(self._restore)
+            self._set(route, mtu, True)
+            undo.pop_all()
+
+    def _refuse_other_kinds(self, existing: Any) -> None:
+        if existing is None:
+            return
+        kind = existing.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "physical"
+        if kind != "tun":
+            raise ConfigError(f"{self.name} exists and is a {kind} device; give the name of a TAP, or a new name")
+
+    def _set(self, route: IPRoute, mtu: int, up: bool) -> None:
+        try:
+            index = route.link_lookup(ifname=self.name)[0]
+            route.link("set", index=index, mtu=mtu)
+            route.link("set", index=index, state="up" if up else "down")
+        except Exception as error:  # pyroute2's NetlinkError is no OSError
+            code = getattr(error, "code", errno.EIO)
+            raise OSError(code, f"{self.name}: setting MTU {mtu} and up: {os.strerror(code)}") from None
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            with IPRoute() as route:
+                self._set(route, *self._before)
+
+    def close(self) -> None:
+        try:
+            self._restore()
+        except (OSError, IndexError):
+            pass  # it was deleted under us: nothing is left to put back
+        finally:
+            os.close(self.fd)
+
+
+def _link(route: IPRoute, name: str) -> Any:
+    indexes = route.link_lookup(ifname=name)
+    return route.get_links(indexes[0])[0] if indexes else None
+
+
+def _open_tun(name: str) -> int:
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise PermissionError(error.errno, "/dev/net/tun: no permission; run as root") from None
+    except OSError as error:
+        what = os.strerror(error.errno or errno.EIO)
+        raise UnsupportedError(f"/dev/net/tun: {what}; the kernel's tun module is needed") from None
+    try:
+        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(fd, _TUNSETIFF, request)
+        fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HDR_LEN))
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
+    except OSError as error:
+        os.close(fd)
+        raise _tun_error(name, error) from None
+    return fd
+
+
+def _tun_error(name: str, error: OSError) -> Exception:
+    code = error.errno or errno.EIO
+    if code == errno.EPERM:
+        return PermissionError(code, f"{name}: no permission to open the TAP; root or CAP_NET_ADMIN is needed")
+    if code == errno.EBUSY:
+        return ConfigError(f"{name} is in use by another process; give another name or end that process")
+    if code == errno.EINVAL:
+        return ConfigError(
+            f"{name} exists with other settings (a TUN or multi-queue device); delete it or give another name"
+        )
+    return OSError(code, f"{name}: opening the TAP: {os.strerror(code)}")
+
+
+class UdpUnderlay:
+    """The UDP sockets of one VTEP: one receiver per local address, and a pool of source ports.
+
+    RFC 7348 section 5 wants the source port to vary with the inner flow; a UDP socket has one port,
+    so there are several, which send only: a filter lets nothing in.
+    """
+
+    def __init__(self, settings: Underlay, locals_: tuple[IPAddress, ...]) -> None:
+        self.receivers: list[socket.socket] = []
+        self.pools: dict[int, list[socket.socket]] = {4: [], 6: []}
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            for local in locals_:
+                self.receivers.append(_receiver(settings, local))
+                self._fill_pool(settings, local)
+            undo.pop_all()
+
+    def _fill_pool(self, settings: Underlay, local: IPAddress) -> None:
+        pool = self.pools[local.version]
+        first, last = settings.srcport
+        wanted = settings.source_ports
+        candidates = random.sample(range(first, last + 1), min(last - first + 1, wanted * _PORT_TRIES))
+        for port in candidates:
+            if len(pool) == wanted:
+                return
+            try:
+                pool.append(_sender(settings, local, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        if len(pool) < wanted:
+            raise OSError(errno.EADDRINUSE, f"only {len(pool)} of {wanted} source ports are free in {first}-{last}")
+
+    def close(self) -> None:
+        for sock in [*self.receivers, *self.pools[4], *self.pools[6]]:
+            sock.close()
+        self.receivers.clear()
+        self.pools = {4: [], 6: []}
+
+
+def _udp_socket(settings: Underlay, version: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    if version == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if settings.dev:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, settings.dev.encode() + b"\0")
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.ENODEV:
+                raise ConfigError(f"dev {settings.dev}: there is no such device") from None
+            raise OSError(error.errno, f"dev {settings.dev}: {os.strerror(error.errno or 0)}") from None
+    return sock
+
+
+def _receiver(settings: Underlay, local: IPAddress) -> socket.socket:
+    sock = _udp_socket(settings, local.version)
+    try:
+        _force_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+        if local.version == 4:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+            sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, int(settings.udp6zerocsumrx))
+        _bind(sock, local, settings.dstport)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _sender(settings: Underlay, local: IPAddress, port: int) -> socket.socket:
+    sock = _udp_socket(settings, local.version)
+    try:
+        _let_nothing_in(sock)
+        _force_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+        (_set_ipv4 if local.version == 4 else _set_ipv6)(sock, settings)
+        sock.bind((str(local), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_ipv4(sock: socket.socket, settings: Underlay) -> None:
+    # Neither mode ever fragments here; INTERFACE leaves DF unset for routers on the way.
+    discover = _PMTUDISC_DO if settings.df == "set" else _PMTUDISC_INTERFACE
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, int(not settings.udpcsum))
+    if isinstance(settings.ttl, int) and settings.ttl:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, settings.ttl)
+
+
+def _set_ipv6(sock: socket.socket, settings: Underlay) -> None:
+    sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+    sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
+    sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, int(settings.udp6zerocsumtx))
+    if isinstance(settings.ttl, int) and settings.ttl:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, settings.ttl)
+
+
+def _let_nothing_in(sock: socket.socket) -> None:
+    """Attach the one-instruction BPF program `return 0` (linux/filter.h)."""
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    sock.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
+    )
+
+
+def _force_buffer(sock: socket.socket, force: int, ask: int) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER_LEN)
+    except PermissionError:  # as large as net.core.*mem_max allows
+        sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER_LEN)
+
+
+def _bind(sock: socket.socket, local: IPAddress, port: int) -> None:
+    try:
+        sock.bind((str(local), port))
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"local {local} is not an address of this host; see `ip address`") from None
+        if error.errno == errno.EADDRINUSE:
+            text = f"UDP port {port} on {local} is taken by {port_owner(port)}"
+            raise OSError(error.errno, text) from None
+        raise OSError(error.errno, f"UDP port {port} on {local}: {os.strerror(error.errno or 0)}") from None
+
+
+def port_owner(port: int) -> str:
+    """Who has a UDP port, in words: a process by name and pid, or the kernel."""
+    inodes = set(_inodes_on(port))
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(fd).removeprefix("socket:[").removesuffix("]") in inodes:
+                pid = fd.parts[2]
+                return f"{Path('/proc', pid, 'comm').read_text().strip()} (pid {pid})"
+        except OSError:
+            continue  # it ended, or is not ours to see
+    return "the kernel (a vxlan device?) or a process that cannot be seen from here"
+
+
+def _inodes_on(port: int) -> Iterator[str]:
+    for table in ("/proc/net/udp", "/proc/net/udp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port and fields[9] != "0":
+                yield fields[9]
+
+
+def route_to(remote: IPAddress, dev: str | None) -> tuple[IPAddress, int]:
+    """The source address that the kernel would use towards `remote`, and the route's MTU in bytes.
+
+    Raises OSError, naming the remote, when there is no route.
+    """
+    four = remote.version == 4
+    with _udp_socket(Underlay(dev=dev), remote.version) as sock:
+        try:
+            sock.connect((str(remote), 9))
+        except OSError as error:
+            raise OSError(error.errno, f"no route to remote {remote}: {os.strerror(error.errno or 0)}") from None
+        level, option = (socket.IPPROTO_IP, _IP_MTU) if four else (socket.IPPROTO_IPV6, _IPV6_MTU)
+        source: Callable[[str], IPAddress] = IPv4Address if four else IPv6Address
+        return source(sock.getsockname()[0].partition("%")[0]), sock.getsockopt(level, option)
