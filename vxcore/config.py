@@ -26,11 +26,8 @@ from vxcore.toml_lines import Path, key_lines, line_of
 
 if TYPE_CHECKING:
     from vxcore.addresses import IPAddress
-else:
-
-    class IPAddress(metaclass=ABCMeta):
-        """Either family as one type: msgspec takes no union of two classes that it does not know."""
-
+else:  # as one class, for msgspec takes no union of two that it does not know
+    IPAddress = ABCMeta("IPAddress", (), {})
     IPAddress.register(IPv4Address)
     IPAddress.register(IPv6Address)
 
@@ -109,9 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
     """All of a VTEP process. `load` and `from_arguments` make valid ones; the constructor checks nothing."""
 
     underlay: Underlay = msgspec.field(default_factory=Underlay)
-    segments: Annotated[
-        tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")
-    ]
+    segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
 
 
 def load(path: str | os.PathLike[str]) -> Settings:

@@ -77,7 +77,9 @@ class Vtep:
             return _ETHERNET_MTU - max(OVERHEAD[local.version] for local in self.locals)
         narrowest = min(rooms, key=lambda remote: rooms[remote])
         if rooms[narrowest] < _MIN_MTU:
-            raise ConfigError(f"VNI {segment.vni}: the route to {narrowest} leaves an MTU of {rooms[narrowest]}")
+            raise ConfigError(
+                f"VNI {segment.vni}: the route to {narrowest} leaves an MTU of {rooms[narrowest]}"
+            )
         # What fits one IPv4 packet bounds loopback's 65,536, as it bounds the setting.
         return min(rooms[narrowest], 65535 - OVERHEAD[4])
 
@@ -88,7 +90,10 @@ class Vtep:
         n_static = sum(len(segment.fdb) for segment in segments)
         n_learned = sum(segment.maxaddress for segment in segments)
         self._tables = Tables(
-            len(segments), len(numbers), sum(len(s.remotes) for s in segments), max(65536, n_static + n_learned)
+            len(segments),
+            len(numbers),
+            sum(len(s.remotes) for s in segments),
+            max(65536, n_static + n_learned),
         )
         for remote in self._remotes:
             self._tables.add_remote(_packed(remote), _sockaddr(remote, self.settings.underlay))
@@ -156,7 +161,12 @@ class Vtep:
     def fdb(self) -> list[dict[str, Any]]:
         """The forwarding table: a dict of vni, mac, remote and static for each entry."""
         return [
-            {"vni": vni, "mac": mac.to_bytes(6, "big").hex(":"), "remote": str(self._remotes[n]), "static": static}
+            {
+                "vni": vni,
+                "mac": mac.to_bytes(6, "big").hex(":"),
+                "remote": str(self._remotes[n]),
+                "static": static,
+            }
             for vni, mac, n, static in self._tables.fdb_rows()
         ]
 

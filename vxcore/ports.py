@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from vxcore.config import Underlay
 from vxcore.errors import ConfigError, UnsupportedError
@@ -79,7 +79,9 @@ class Tap:
             return
         kind = existing.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "physical"
         if kind != "tun":
-            raise ConfigError(f"{self.name} exists and is a {kind} device; give the name of a TAP, or a new name")
+            raise ConfigError(
+                f"{self.name} exists and is a {kind} device; give the name of a TAP, or a new name"
+            )
 
     def _set(self, route: IPRoute, mtu: int, up: bool) -> None:
         try:
@@ -131,7 +133,9 @@ def _open_tun(name: str) -> int:
 def _tun_error(name: str, error: OSError) -> Exception:
     code = error.errno or errno.EIO
     if code == errno.EPERM:
-        return PermissionError(code, f"{name}: no permission to open the TAP; root or CAP_NET_ADMIN is needed")
+        return PermissionError(
+            code, f"{name}: no permission to open the TAP; root or CAP_NET_ADMIN is needed"
+        )
     if code == errno.EBUSY:
         return ConfigError(f"{name} is in use by another process; give another name or end that process")
     if code == errno.EINVAL:
@@ -172,7 +176,9 @@ class UdpUnderlay:
                 if error.errno != errno.EADDRINUSE:
                     raise
         if len(pool) < wanted:
-            raise OSError(errno.EADDRINUSE, f"only {len(pool)} of {wanted} source ports are free in {first}-{last}")
+            raise OSError(
+                errno.EADDRINUSE, f"only {len(pool)} of {wanted} source ports are free in {first}-{last}"
+            )
 
     def close(self) -> None:
         for sock in [*self.receivers, *self.pools[4], *self.pools[6]]:
@@ -275,7 +281,7 @@ def port_owner(port: int) -> str:
     inodes = set(_inodes_on(port))
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.readlink(fd).removeprefix("socket:[").removesuffix("]") in inodes:
+            if str(fd.readlink()).removeprefix("socket:[").removesuffix("]") in inodes:
                 pid = fd.parts[2]
                 return f"{Path('/proc', pid, 'comm').read_text().strip()} (pid {pid})"
         except OSError:
@@ -305,7 +311,9 @@ def route_to(remote: IPAddress, dev: str | None) -> tuple[IPAddress, int]:
         try:
             sock.connect((str(remote), 9))
         except OSError as error:
-            raise OSError(error.errno, f"no route to remote {remote}: {os.strerror(error.errno or 0)}") from None
+            raise OSError(
+                error.errno, f"no route to remote {remote}: {os.strerror(error.errno or 0)}"
+            ) from None
         level, option = (socket.IPPROTO_IP, _IP_MTU) if four else (socket.IPPROTO_IPV6, _IPV6_MTU)
         source: Callable[[str], IPAddress] = IPv4Address if four else IPv6Address
         return source(sock.getsockname()[0].partition("%")[0]), sock.getsockopt(level, option)

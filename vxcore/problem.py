@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import inspect
@@ -63,9 +63,9 @@ def found(data: Any, path: Path) -> tuple[Path, Any]:
     Less far than asked where a single value was accepted in place of a list.
     """
     for depth, step in enumerate(path):
-        if not isinstance(data, dict | list):
+        if isinstance(data, str):
             return path[:depth], data
-        data = data[step]
+        data = cast("dict[Any, Any]", data)[step]
     return path, data
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -25,7 +26,7 @@ def require_root() -> None:
     """Namespaces and TAP devices need root and /dev/net/tun."""
     if os.geteuid() != 0:
         missing("root is needed for network namespaces; `make test` asks sudo for it")
-    if not os.path.exists("/dev/net/tun"):
+    if not Path("/dev/net/tun").exists():
         missing("/dev/net/tun is missing; `modprobe tun` brings it")
 
 

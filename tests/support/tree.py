@@ -63,23 +63,29 @@ def python_imports(source: str, name: str = "") -> set[str]:
         if isinstance(node, ast.Import):
             found |= {ours(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = ".".join([*name.split(".")[: -node.level], node.module or ""]) if node.level else node.module
+            package = (
+                ".".join([*name.split(".")[: -node.level], node.module or ""]) if node.level else node.module
+            )
             found |= {ours(f"{(package or '').rstrip('.')}.{alias.name}") for alias in node.names}
     return found - {""}
 
 
 def cython_imports(source: str) -> set[str]:
-    """Our modules that Cython source imports or cimports, inside functions too."""
+    """Our modules that the source of one of vxcore._fast imports or cimports, inside functions too."""
     found = set()
-    for match in CIMPORT.finditer(without_docstrings(source)):
-        package = match["package"] + "." if match["package"] else ""
-        found |= {ours(package + name.split()[0].strip("()")) for name in match["names"].split(",") if name.split()}
+    for match in CIMPORT.finditer(flattened(source)):
+        package = match["package"] or ""
+        package = f"vxcore._fast.{package.lstrip('.')}".rstrip(".") if package.startswith(".") else package
+        names = [words.split()[0] for words in match["names"].split(",") if words.split()]
+        found |= {ours(f"{package}.{name}".lstrip(".")) for name in names}
     return found - {""}
 
 
-def without_docstrings(source: str) -> str:
-    """Cython source without its triple-quoted strings, whose prose may say "import"."""
-    return re.sub(r'"""(?s:.*?)"""', '""', source)
+def flattened(source: str) -> str:
+    """Cython source without docstrings, whose prose may say "import", and each (list) on one line."""
+    source = re.sub(r'"""(?s:.*?)"""', '""', source)
+    source = re.sub(r"#[^\n]*", "", source)
+    return re.sub(r"import\s*\(([^()]*)\)", lambda names: "import " + " ".join(names[1].split()), source)
 
 
 def ours(name: str) -> str:

@@ -57,7 +57,7 @@ def test_a_full_batch_takes_no_more() -> None:
 def test_reading_outside_a_slot_is_refused(field: str, value: int) -> None:
     batch = PacketBatch.from_frames([b"x" * 20, b"y" * 20])
     getattr(batch, field)[1] = value
-    with pytest.raises(ValueError, match="packet 1: .* leave its slot"):
+    with pytest.raises(ValueError, match=r"packet 1: .* leave its slot"):
         batch.to_frames()
 
 

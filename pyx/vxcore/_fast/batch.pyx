@@ -42,7 +42,7 @@ cdef class PacketBatch:
 
     ``PacketBatch(capacity, frame_size=2048, headroom=128)`` makes `capacity` empty slots that each
     hold a frame of up to `frame_size` bytes behind `headroom` bytes (at least 128). Fill it with
-    ``fill``, ``append``, by ``from_frames``/``from_pcap``, or in place: set ``count``, write the
+    ``fill``, ``append``, by ``from_frames``, or in place: set ``count``, write the
     bytes into ``data`` at ``offset[i]`` and the number of bytes into ``length[i]``.
 
     Every array property is a view of the batch's own memory over its ``count`` packets, valid for
@@ -115,16 +115,6 @@ cdef class PacketBatch:
         batch._allocate(slots_for(frames, batch.headroom))
         batch.fill(frames)
         return batch
-
-    @classmethod
-    def from_pcap(cls, path, limit: int | None = None, headroom: int = MIN_HEADROOM):
-        """A batch of the packets of a pcap or pcapng file, at most the first `limit`.
-
-        Raises OSError when the file cannot be read, CaptureError when it is not a capture.
-        """
-        from vxcore.pcap import read_frames
-
-        return cls.from_frames(read_frames(path, limit), headroom)
 
     # -- filling and reading -------------------------------------------------------------------
 

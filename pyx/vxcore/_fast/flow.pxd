@@ -2,7 +2,8 @@
 # Inline, because it runs once per packet in the codec and in the lane.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from vxcore._fast.c_bytes cimport VX_K0, VX_K1, VX_K2, VX_K3, vx_load16, vx_load32, vx_load48, vx_load64, vx_mix
+from vxcore._fast.c_bytes cimport VX_K0, VX_K1, VX_K2, VX_K3, vx_mix
+from vxcore._fast.c_bytes cimport vx_load16, vx_load32, vx_load48, vx_load64
 from vxcore._fast.c_wire cimport VX_ETH_LEN, VX_IPV4_LEN, VX_IPV6_LEN, VX_TAG_LEN
 
 cdef enum:

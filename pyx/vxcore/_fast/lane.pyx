@@ -30,7 +30,8 @@ cdef enum:
     FRAME_SIZE = 65536 + 192  # the odd 192 bytes keep the slots from sharing cache sets
     VNET_LEN = 10
     SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
-    SWEEP_BUCKETS = 256
+    SWEEP_BUSY = 256         # buckets of the FDB looked over in a second with traffic
+    SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
     NOBUFS_TRIES = 3
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
@@ -203,7 +204,7 @@ cdef class Lane:
             if n < 0 and errno != EINTR:
                 self.failed_fd = self.epoll_fd
                 return errno
-            self._tick()
+            self._tick(n == 0)
             for i in range(n):
                 failed = self._serve(events[i].data.u64)
                 if failed < 0:
@@ -211,14 +212,14 @@ cdef class Lane:
                 if failed > 0:
                     return failed
 
-    cdef void _tick(self) noexcept nogil:
+    cdef void _tick(self, bint idle) noexcept nogil:
         cdef timespec now
         clock_gettime(CLOCK_MONOTONIC, &now)
         self.now_s = <uint32_t>now.tv_sec
         self.wakeups += 1
         if self.swept_s != <uint64_t>now.tv_sec:
             self.swept_s = now.tv_sec
-            self.tables.fdb_sweep(SWEEP_BUCKETS, self.now_s)
+            self.tables.fdb_sweep(SWEEP_IDLE if idle else SWEEP_BUSY, self.now_s)
 
     cdef int _serve(self, uint64_t token) noexcept nogil:
         """One port's turn: below 0 to stop, an errno when the port failed, else 0."""
@@ -235,8 +236,8 @@ cdef class Lane:
     # -- underlay to overlay -------------------------------------------------------------------
 
     cdef int _from_underlay(self, int fd) noexcept nogil:
-        cdef int n, i, rounds
-        for rounds in range(N_ROUNDS):
+        cdef int n, i, _round
+        for _round in range(N_ROUNDS):
             self._prepare_receive()
             n = recvmmsg(fd, self.m.msgs, N_SLOTS, MSG_DONTWAIT, NULL)
             if n < 0:
@@ -250,7 +251,7 @@ cdef class Lane:
 
     cdef void _prepare_receive(self) noexcept nogil:
         cdef msghdr *msg
-        cdef uint32_t i
+        cdef int i
         for i in range(N_SLOTS):
             msg = &self.m.msgs[i].msg_hdr
             self.p.offset[i] = self.p.slot[i] + self.batch.headroom
@@ -334,8 +335,8 @@ cdef class Lane:
 
     cdef int _from_overlay(self, Overlay *port) noexcept nogil:
         cdef uint32_t n
-        cdef int rounds, failed
-        for rounds in range(N_ROUNDS):
+        cdef int _round, failed
+        for _round in range(N_ROUNDS):
             failed = self._read_overlay(port, &n)
             for i in range(n):
                 self._drop(self._forward(i, port.segment))
@@ -442,21 +443,20 @@ cdef class Lane:
     cdef void _send_all(self, int fd, uint32_t n) noexcept nogil:
         """An error with nothing sent concerns the first message alone: drop it and go on."""
         cdef uint32_t at = 0
-        cdef int sent, tries = 0
+        cdef int sent, error, tries = 0
         while at < n:
             sent = sendmmsg(fd, &self.m.msgs[at], n - at, MSG_DONTWAIT)
+            error = errno
             if sent > 0:
                 self._count_sent(at, at + sent)
                 at += sent
                 tries = 0
-            elif errno == EINTR:
+            elif error == EINTR or (error == EAGAIN and wait_writable(fd)):
                 continue
-            elif errno == EAGAIN and wait_writable(fd):
-                continue
-            elif errno == ENOBUFS and tries < NOBUFS_TRIES:
+            elif error == ENOBUFS and tries < NOBUFS_TRIES:
                 tries += 1
             else:
-                self._drop(send_verdict(errno))
+                self._drop(send_verdict(error))
                 at += 1
                 tries = 0
 
@@ -477,10 +477,7 @@ cdef Verdict send_verdict(int error) noexcept nogil:
 
 cdef bint wait_writable(int fd) noexcept nogil:
     cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
-    cdef bint ready = poll(&wanted, 1, SEND_WAIT_MS) > 0
-    # poll may have set errno on a signal; the caller's question was about the queue.
-    errno = EAGAIN
-    return ready
+    return poll(&wanted, 1, SEND_WAIT_MS) > 0
 
 
 cdef void sender_address(const sockaddr_in6 *name, uint8_t *address) noexcept nogil:

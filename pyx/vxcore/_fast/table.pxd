@@ -50,8 +50,8 @@ cdef class Tables:
     cdef uint64_t sweep_at
     cdef FdbCounters counts
     cdef object _vni_index, _peers, _remote_ids
-    cdef uint32_t *vni_index # segment + 1 of each of the 2**24 VNIs
-    cdef uint64_t *peers     # open-addressed set of (segment << 32 | remote) + 1
+    cdef uint32_t *vni_index  # segment + 1 of each of the 2**24 VNIs
+    cdef uint64_t *peers  # open-addressed set of (segment << 32 | remote) + 1
     cdef uint32_t *remote_ids
     cdef uint64_t peers_mask, remotes_mask
 

@@ -97,12 +97,12 @@ cdef class Tables:
         cdef uint64_t at
         if self.n_remotes == self.max_remotes:
             raise ValueError(f"more than {self.max_remotes} remotes")
-        if len(address) != ADDRESS_LEN or len(name) > sizeof(sockaddr_in6):
+        if len(address) != ADDRESS_LEN or len(name) > <Py_ssize_t>sizeof(sockaddr_in6):
             raise ValueError(f"{len(address)} address bytes, {len(name)} sockaddr bytes")
         memcpy(remote.address, <const char *>address, ADDRESS_LEN)
         memcpy(&remote.name, <const char *>name, len(name))
         remote.name_len = len(name)
-        remote.family = 4 if len(name) < sizeof(sockaddr_in6) else 6
+        remote.family = 4 if len(name) < <Py_ssize_t>sizeof(sockaddr_in6) else 6
         at = hash_address(remote.address) & self.remotes_mask
         while self.remote_ids[at]:
             at = (at + 1) & self.remotes_mask
@@ -110,7 +110,8 @@ cdef class Tables:
         self.remote_ids[at] = self.n_remotes
         return self.n_remotes - 1
 
-    def add_segment(self, vni: int, port: int, flood, *, learning: bool, ageing_s: int, max_learned: int) -> int:
+    def add_segment(self, vni: int, port: int, flood, *,
+                    learning: bool, ageing_s: int, max_learned: int) -> int:
         """Add a segment with its overlay port and flood set (remote numbers); return its number."""
         cdef Segment *segment = &self.segments[self.n_segments]
         if self.n_segments == self.max_segments or self.n_flood + len(flood) > self.max_flood:
@@ -242,8 +243,8 @@ cdef class Tables:
         cdef Entry *bucket
         cdef int32_t segment
         cdef int way
-        cdef uint32_t i
-        for i in range(n_buckets):
+        cdef uint32_t _i
+        for _i in range(n_buckets):
             bucket = &self.fdb[(self.sweep_at & self.fdb_mask) * WAYS]
             self.sweep_at += 1
             for way in range(WAYS):

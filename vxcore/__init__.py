@@ -1,0 +1,57 @@
+"""vxcore: a userspace VXLAN engine.
+
+Place in the house: the public names. They load when first used (PEP 562), so that a command that
+needs none of them starts at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vxcore._version import __version__
+
+if TYPE_CHECKING:
+    from vxcore._fast.batch import PacketBatch
+    from vxcore._fast.flow import complete_checksum, flow_hash
+    from vxcore.engine import Vtep
+    from vxcore.errors import ConfigError, TableFullError, UnsupportedError, VxcoreError
+    from vxcore.verdict import Verdict
+
+_HOME = {
+    "PacketBatch": "vxcore._fast.batch",
+    "complete_checksum": "vxcore._fast.flow",
+    "flow_hash": "vxcore._fast.flow",
+    "Vtep": "vxcore.engine",
+    "ConfigError": "vxcore.errors",
+    "TableFullError": "vxcore.errors",
+    "UnsupportedError": "vxcore.errors",
+    "VxcoreError": "vxcore.errors",
+    "Verdict": "vxcore.verdict",
+}
+
+__all__ = [
+    "ConfigError",
+    "PacketBatch",
+    "TableFullError",
+    "UnsupportedError",
+    "Verdict",
+    "Vtep",
+    "VxcoreError",
+    "__version__",
+    "complete_checksum",
+    "flow_hash",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vxcore' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

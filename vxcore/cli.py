@@ -1,0 +1,219 @@
+"""The command ``vxcore``: arguments, exit codes, and what the user reads when it fails.
+
+Place in the house: the outermost, beside lab. A command is one function under @command, which holds
+its arguments and an example; it imports what it needs when it runs, so that ``vxcore --help``
+answers without numpy. Values are checked where settings are (config.py), not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from vxcore._version import __version__
+from vxcore.errors import ConfigError, VxcoreError
+
+log = logging.getLogger("vxcore")
+
+USER_ERROR = 2  # as argparse has it
+SYSTEM_ERROR = 1
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+Run = Callable[[argparse.Namespace], int]
+
+
+class Argument(NamedTuple):
+    """What ArgumentParser.add_argument takes."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+class Command(NamedTuple):
+    """One command of vxcore."""
+
+    name: str
+    summary: str
+    example: str
+    arguments: tuple[Argument, ...]
+    run: Run
+
+
+COMMANDS: list[Command] = []
+
+
+def command(summary: str, example: str, *arguments: Argument) -> Callable[[Run], Run]:
+    """Make a function a command of its name; it takes the parsed arguments and returns the exit code."""
+
+    def register(run: Run) -> Run:
+        COMMANDS.append(Command(run.__name__, summary, example, arguments, run))
+        return run
+
+    return register
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument of a command, as ArgumentParser.add_argument takes it."""
+    return Argument(names, options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 done, 2 the user's mistake, 1 the system's)."""
+    try:
+        arguments = _parser().parse_args(argv)
+        _log_to_stderr(arguments.verbose)
+        run: Run = arguments.run
+        return run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ConfigError as error:
+        return _fail(error, str(error), USER_ERROR)
+    except OSError as error:
+        return _fail(error, _system_message(error), SYSTEM_ERROR)
+    except VxcoreError as error:
+        return _fail(error, str(error), SYSTEM_ERROR)
+    except Exception as error:  # a defect of ours; even so, one line
+        return _fail(error, f"internal error (-v shows where): {error!r}", SYSTEM_ERROR)
+
+
+def _fail(error: Exception, message: str, code: int) -> int:
+    """Say on stderr what is wrong, in one line; with -v also where it was raised."""
+    log.debug("raised here:", exc_info=error)
+    print("vxcore: error:", " ".join(message.split("\n")), file=sys.stderr)
+    return code
+
+
+def _system_message(error: OSError) -> str:
+    """What the system said, without Python's ``[Errno 98]``."""
+    if not error.strerror:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+# Logging
+
+
+class _LineFormatter(logging.Formatter):
+    """``vxcore: message``, with the level unless it is what one expects."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        return f"vxcore: {level}{super().format(record)}"
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LineFormatter())
+    log.handlers[:] = [handler]  # replaced, for a process may call main more than once
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+# Arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as all of vxcore does: one line, by main."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="vxcore",
+        description="A userspace VXLAN engine: Ethernet frames between hosts over IP.",
+        epilog="vxcore COMMAND --help shows the arguments of a command and an example.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vxcore {__version__}")
+    _add_verbose(parser, default=False)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for each in COMMANDS:
+        _add_command(subparsers, each)
+    return parser
+
+
+def _add_command(subparsers: argparse._SubParsersAction[_Parser], each: Command) -> None:
+    parser = subparsers.add_parser(
+        each.name,
+        help=each.summary,
+        description=f"{each.summary[0].upper()}{each.summary[1:]}.",
+        epilog=f"example:\n  {each.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for names, options in each.arguments:
+        parser.add_argument(*names, **options)
+    _add_verbose(parser, default=argparse.SUPPRESS)
+    parser.set_defaults(run=each.run)
+
+
+def _add_verbose(parser: argparse.ArgumentParser, default: Any) -> None:
+    """-v is good before and after the command; the later parser must not undo the first."""
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", default=default, help="log more, for debugging"
+    )
+
+
+def _number(text: str) -> int | str:
+    """An integer if it is one (0x10 too); other words go on to config.py, which says what is allowed."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return text
+
+
+# The commands
+
+
+@command(
+    "carry the frames of one segment until interrupted",
+    "vxcore up --vni 42 --local 192.0.2.1 --remote 192.0.2.2 --tap vx42",
+    argument("--vni", type=_number, required=True, metavar="N", help="VXLAN network identifier"),
+    argument("--tap", required=True, metavar="NAME", help="TAP device, created if it does not exist"),
+    argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
+    argument(
+        "--remote",
+        dest="remotes",
+        action="append",
+        metavar="IP",
+        help="a VTEP that gets broadcast, multicast and unknown frames; may be repeated",
+    ),
+    argument("--fdb", action="append", metavar="MAC=IP", help="static forwarding entry; may be repeated"),
+    argument("--nolearning", dest="learning", action="store_false", default=None, help="learn no addresses"),
+    argument(
+        "--ageing", type=_number, metavar="S", help="seconds a learned address lives (300; 0: for ever)"
+    ),
+    argument("--maxaddress", type=_number, metavar="N", help="limit of learned addresses (0: none)"),
+    argument("--mtu", type=_number, metavar="N", help="of the TAP device (derived from the route)"),
+    argument("--dstport", type=_number, metavar="PORT", help="UDP destination port (4789)"),
+    argument("--srcport", type=_number, nargs=2, metavar=("MIN", "MAX"), help="source ports (49152 65535)"),
+    argument("--source-ports", type=_number, metavar="N", help="how many of them are used (16)"),
+    argument("--ttl", type=_number, metavar="N|inherit", help="outer TTL (0: the route's default)"),
+    argument("--tos", type=_number, metavar="N|inherit", help="outer TOS or traffic class (0)"),
+    argument("--df", metavar="set|unset", help="don't-fragment flag over IPv4 (unset)"),
+    argument("--udpcsum", action="store_true", default=None, help="compute UDP checksums over IPv4"),
+    argument("--udp6zerocsumtx", action="store_true", default=None, help="send none over IPv6"),
+    argument("--udp6zerocsumrx", action="store_true", default=None, help="require none over IPv6"),
+    argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
+)
+def up(arguments: argparse.Namespace) -> int:
+    """A VTEP with one segment, from options alone."""
+    from vxcore import config, daemon
+
+    return daemon.serve(config.from_arguments(vars(arguments)))
+
+
+@command(
+    "carry the frames of the segments in a TOML file until interrupted",
+    "vxcore run /etc/vxcore.toml",
+    argument("file", metavar="FILE.toml", help="an [underlay] table and one [[segment]] table or more"),
+)
+def run(arguments: argparse.Namespace) -> int:
+    """A VTEP with the segments of a file."""
+    from vxcore import config, daemon
+
+    return daemon.serve(config.load(arguments.file))

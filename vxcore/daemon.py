@@ -1,0 +1,122 @@
+"""The life cycle of a VTEP process: start, say so, wait for signals, stop.
+
+Place in the house: above engine, below cli. The packets are the business of the engine's lanes; the
+thread here sleeps in sigtimedwait and wakes for a signal, or once a second to see that all lanes
+live. What scripts read goes to stdout, one line each; what people read is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from vxcore.config import Settings
+
+log = logging.getLogger("vxcore")
+
+_STOP = frozenset({signal.SIGINT, signal.SIGTERM})
+_REPORT = signal.SIGUSR1
+_SIGNALS = _STOP | {_REPORT}
+_WAKE_S = 1.0
+
+
+class RunningVtep(Protocol):
+    """What is asked of a VTEP while it runs (`vxcore.engine.Vtep`)."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each segment: vni, tap, mtu, and remotes as a list of strings."""
+
+    def counters(self) -> dict[str, Any]:
+        """What was carried and dropped so far, as JSON would have it."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What made a lane end before it was told to."""
+
+
+VtepFactory = Callable[["Settings"], AbstractContextManager[RunningVtep]]
+
+
+def serve(settings: Settings, vtep_factory: VtepFactory | None = None) -> int:
+    """Run a VTEP until SIGINT or SIGTERM; the exit code: 0, or 1 when a lane failed.
+
+    When frames flow, stdout gets one line for each segment, ``ready vni 42 tap vx42 mtu 1450
+    remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. Must be called in the
+    main thread. Raises what the engine raises when it cannot start; the host is then as it was.
+    """
+    # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
+    # through is enough to kill the process with its TAP devices half changed. So the mask comes
+    # first of all, even before the import of numpy, which starts threads of its own.
+    with _blocked(_SIGNALS), (vtep_factory or _engine_vtep)(settings) as vtep:
+        started = time.monotonic()
+        _announce(vtep.describe())
+        code = _wait(vtep)
+        log.info("%s", _summary(vtep.counters(), time.monotonic() - started))
+        return code
+
+
+def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
+    from vxcore.engine import Vtep
+
+    return Vtep(settings)
+
+
+@contextmanager
+def _blocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
+    """Keep `signals` pending for sigtimedwait; at the end forget those nobody waited for."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        while signal.sigtimedwait(signals, 0):
+            pass  # a second Ctrl-C must not interrupt what follows
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _announce(segments: list[dict[str, Any]]) -> None:
+    for segment in segments:
+        vni, tap, mtu, remotes = (segment[key] for key in ("vni", "tap", "mtu", "remotes"))
+        log.info("segment %s: tap %s, mtu %s, remotes %s", vni, tap, mtu, ", ".join(remotes) or "none")
+        _say(f"ready vni {vni} tap {tap} mtu {mtu} remotes {','.join(remotes) or 'none'}")
+
+
+def _wait(vtep: RunningVtep) -> int:
+    """Answer signals until one says stop (0) or a lane has failed (1)."""
+    while vtep.failure is None:
+        received = signal.sigtimedwait(_SIGNALS, _WAKE_S)
+        if received is None:
+            continue
+        if received.si_signo in _STOP:
+            return 0
+        _say(json.dumps(vtep.counters()))
+    log.error("a lane failed: %s", str(vtep.failure) or type(vtep.failure).__name__)
+    return 1
+
+
+def _say(line: str) -> None:
+    """A line on stdout at once. A reader who went away is no reason to stop carrying frames."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        log.warning("nobody reads stdout any more: %s", line)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _summary(counters: dict[str, Any], seconds: float) -> str:
+    def total(key: str) -> int:
+        return sum(segment[key] for segment in counters["segments"])
+
+    carried = (
+        f"stopped after {seconds:.0f} s: received {total('rx_packets')} packets ({total('rx_bytes')} bytes), "
+        f"sent {total('tx_packets')} packets ({total('tx_bytes')} bytes)"
+    )
+    drops = ", ".join(f"{name} {n}" for name, n in counters["drops"].items() if n)
+    return f"{carried}; dropped: {drops}" if drops else carried
