@@ -12,14 +12,24 @@ from vxcore._version import __version__
 
 if TYPE_CHECKING:
     from vxcore._fast.batch import PacketBatch
+    from vxcore._fast.codec import Rules, Tunnel, TunnelSet, decap, decap_frame, encap, encap_frame
     from vxcore._fast.flow import complete_checksum, flow_hash
     from vxcore.engine import Vtep
     from vxcore.errors import ConfigError, TableFullError, UnsupportedError, VxcoreError
     from vxcore.verdict import Verdict
+    from vxcore.wire import Layer
 
 _HOME = {
     "PacketBatch": "vxcore._fast.batch",
+    "Rules": "vxcore._fast.codec",
+    "Tunnel": "vxcore._fast.codec",
+    "TunnelSet": "vxcore._fast.codec",
+    "decap": "vxcore._fast.codec",
+    "decap_frame": "vxcore._fast.codec",
+    "encap": "vxcore._fast.codec",
+    "encap_frame": "vxcore._fast.codec",
     "complete_checksum": "vxcore._fast.flow",
+    "Layer": "vxcore.wire",
     "flow_hash": "vxcore._fast.flow",
     "Vtep": "vxcore.engine",
     "ConfigError": "vxcore.errors",
@@ -31,14 +41,22 @@ _HOME = {
 
 __all__ = [
     "ConfigError",
+    "Layer",
     "PacketBatch",
+    "Rules",
     "TableFullError",
+    "Tunnel",
+    "TunnelSet",
     "UnsupportedError",
     "Verdict",
     "Vtep",
     "VxcoreError",
     "__version__",
     "complete_checksum",
+    "decap",
+    "decap_frame",
+    "encap",
+    "encap_frame",
     "flow_hash",
 ]
 

@@ -42,7 +42,7 @@ FAST_FLOORS = [
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
-FAST_KNOWS = {"_fast", "errors", "verdict", "pcap", "addresses"}
+FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "engine"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}

@@ -54,14 +54,34 @@ cdef inline uint64_t ports_word(const uint8_t *frame, uint32_t length, const Flo
     return word
 
 
+cdef inline uint64_t swap_halves(uint64_t word, int half_bits) noexcept nogil:
+    """Exchange the two low fields of `half_bits` each; what is above them stays."""
+    cdef uint64_t mask = (<uint64_t>1 << half_bits) - 1
+    cdef uint64_t low = word & mask
+    cdef uint64_t high = word >> half_bits & mask
+    if half_bits == 32:
+        return low << 32 | high
+    return (word >> 2 * half_bits) << 2 * half_bits | low << half_bits | high
+
+
 cdef inline uint32_t finish_hash(uint64_t a, uint64_t b) noexcept nogil:
     return <uint32_t>(vx_mix(vx_mix(a ^ VX_K0, b ^ VX_K1) ^ VX_K2, VX_K3) >> 32)
 
 
-cdef inline void dissect_ipv4(const uint8_t *frame, uint32_t length, Flow *flow) noexcept nogil:
+cdef inline bint is_reversed(uint64_t source, uint64_t destination, uint64_t ports) noexcept nogil:
+    """Whether the sender's (address, port) is above the receiver's: symmetric hashing swaps them."""
+    if source != destination:
+        return source > destination
+    return (ports >> 16 & 0xFFFF) > (ports & 0xFFFF)
+
+
+cdef inline void dissect_ipv4(const uint8_t *frame, uint32_t length, Flow *flow,
+                              bint symmetric) noexcept nogil:
     cdef const uint8_t *ip = frame + flow.ip_off
     cdef uint32_t header_len = (ip[0] & 15) * 4
     cdef uint32_t total_len = vx_load16(ip + 2)
+    cdef uint64_t addresses = vx_load64(ip + 12)
+    cdef uint64_t ports
     flow.version = 4
     flow.tos = ip[1]
     flow.ttl = ip[8]
@@ -70,7 +90,11 @@ cdef inline void dissect_ipv4(const uint8_t *frame, uint32_t length, Flow *flow)
     if vx_load16(ip + 6) & 0x3FFF == 0 and total_len >= header_len and flow.ip_off + header_len <= length:
         flow.l4_off = flow.ip_off + header_len
         flow.l4_len = total_len - header_len
-    flow.hash = finish_hash(vx_load64(ip + 12), ports_word(frame, length, flow))
+    ports = ports_word(frame, length, flow)
+    if symmetric and is_reversed(addresses >> 32, addresses & 0xFFFFFFFFu, ports):
+        addresses = swap_halves(addresses, 32)
+        ports = swap_halves(ports, 16)
+    flow.hash = finish_hash(addresses, ports)
 
 
 cdef inline void walk_extensions(const uint8_t *frame, uint32_t length, Flow *flow) noexcept nogil:
@@ -97,21 +121,35 @@ cdef inline void walk_extensions(const uint8_t *frame, uint32_t length, Flow *fl
         flow.l4_len = end - off
 
 
-cdef inline void dissect_ipv6(const uint8_t *frame, uint32_t length, Flow *flow) noexcept nogil:
+cdef inline bint is_reversed6(const uint8_t *first, const uint8_t *second, uint64_t ports) noexcept nogil:
+    if vx_load64(first) != vx_load64(second):
+        return vx_load64(first) > vx_load64(second)
+    return is_reversed(vx_load64(first + 8), vx_load64(second + 8), ports)
+
+
+cdef inline void dissect_ipv6(const uint8_t *frame, uint32_t length, Flow *flow,
+                              bint symmetric) noexcept nogil:
     cdef const uint8_t *ip = frame + flow.ip_off
-    cdef uint64_t source, destination
+    cdef const uint8_t *first = ip + 8
+    cdef const uint8_t *second = ip + 24
+    cdef uint64_t ports
     flow.version = 6
     flow.tos = <uint8_t>(vx_load16(ip) >> 4)
     flow.proto = ip[6]
     flow.ttl = ip[7]
     walk_extensions(frame, length, flow)
-    source = vx_mix(vx_load64(ip + 8) ^ VX_K0, vx_load64(ip + 16) ^ VX_K1)
-    destination = vx_mix(vx_load64(ip + 24) ^ VX_K2, vx_load64(ip + 32) ^ VX_K3)
-    flow.hash = finish_hash(source + (destination ^ VX_K2), ports_word(frame, length, flow))
+    ports = ports_word(frame, length, flow)
+    if symmetric and is_reversed6(first, second, ports):
+        first, second = ip + 24, ip + 8
+        ports = swap_halves(ports, 16)
+    flow.hash = finish_hash(
+        vx_mix(vx_load64(first) ^ VX_K0, vx_load64(first + 8) ^ VX_K1)
+        + (vx_mix(vx_load64(second) ^ VX_K2, vx_load64(second + 8) ^ VX_K3) ^ VX_K2), ports)
 
 
-cdef inline void dissect(const uint8_t *frame, uint32_t length, Flow *flow) noexcept nogil:
+cdef inline void dissect(const uint8_t *frame, uint32_t length, Flow *flow, bint symmetric) noexcept nogil:
     """Fill `flow` from a frame of at least 14 bytes; reads nothing behind frame[length)."""
+    cdef uint64_t destination, source
     cdef uint32_t off = VX_ETH_LEN - 2
     cdef uint16_t ethertype = vx_load16(frame + off)
     flow.ip_off = flow.l4_off = flow.l4_len = 0
@@ -124,12 +162,15 @@ cdef inline void dissect(const uint8_t *frame, uint32_t length, Flow *flow) noex
     flow.ip_off = off
     if (ethertype == ETHERTYPE_IPV4 and off + VX_IPV4_LEN <= length and frame[off] >> 4 == 4
             and frame[off] & 15 >= 5):
-        dissect_ipv4(frame, length, flow)
+        dissect_ipv4(frame, length, flow, symmetric)
     elif ethertype == ETHERTYPE_IPV6 and off + VX_IPV6_LEN <= length and frame[off] >> 4 == 6:
-        dissect_ipv6(frame, length, flow)
+        dissect_ipv6(frame, length, flow, symmetric)
     else:
         flow.ip_off = 0
-        flow.hash = finish_hash(vx_load48(frame), vx_load48(frame + 6) << 16 | ethertype)
+        destination, source = vx_load48(frame), vx_load48(frame + 6)
+        if symmetric and destination > source:
+            destination, source = source, destination
+        flow.hash = finish_hash(destination, source << 16 | ethertype)
 
 
 cdef bint checksum_is_partial(const uint8_t *frame, uint32_t length, const Flow *flow,

@@ -84,8 +84,10 @@ cdef bint ecn_decapsulate(uint8_t *frame, const Flow *flow, uint8_t outer_tos) n
     return True
 
 
-def flow_hash(frame) -> int:
+def flow_hash(frame, symmetric: bool = False) -> int:
     """The 32-bit hash of a frame's flow: inner IP 5-tuple, else MAC addresses and EtherType.
+
+    With `symmetric` both directions of a flow have one hash.
 
     Takes a bytes-like frame of at least 14 bytes; ValueError for less.
     """
@@ -93,7 +95,7 @@ def flow_hash(frame) -> int:
     cdef Flow flow
     if view.shape[0] < VX_ETH_LEN:
         raise ValueError(f"{view.shape[0]} bytes are no Ethernet frame: at least {VX_ETH_LEN}")
-    dissect(&view[0], <uint32_t>view.shape[0], &flow)
+    dissect(&view[0], <uint32_t>view.shape[0], &flow, symmetric)
     return flow.hash
 
 
@@ -103,6 +105,6 @@ def complete_checksum(frame) -> bytes:
     cdef bytearray copy = bytearray(frame)
     cdef uint8_t[::1] view = copy
     if view.shape[0] >= VX_ETH_LEN:
-        dissect(&view[0], <uint32_t>view.shape[0], &flow)
+        dissect(&view[0], <uint32_t>view.shape[0], &flow, False)
         finish_checksum(&view[0], <uint32_t>view.shape[0], &flow)
     return bytes(copy)

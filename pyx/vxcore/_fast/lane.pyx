@@ -272,7 +272,7 @@ cdef class Lane:
         cdef int32_t segment
         cdef Verdict verdict = self._check_header(packet, length)
         if verdict == DELIVERED:
-            dissect(packet + VX_VXLAN_LEN, length - VX_VXLAN_LEN, &flow)
+            dissect(packet + VX_VXLAN_LEN, length - VX_VXLAN_LEN, &flow, False)
             verdict = self._admit(i, packet, &flow, &segment)
         if verdict == DELIVERED:
             verdict = self._to_overlay(packet + VX_VXLAN_LEN, length - VX_VXLAN_LEN, &flow,
@@ -375,7 +375,7 @@ cdef class Lane:
             return INNER_TOO_SHORT
         if is_tag(vx_load16(frame + 12)):
             return INNER_VLAN
-        dissect(frame, self.p.length[i], &flow)
+        dissect(frame, self.p.length[i], &flow, False)
         finish_checksum(frame, self.p.length[i], &flow)
         vx_store32(frame - VX_VXLAN_LEN, <uint32_t>VX_VNI_FLAG << 24)
         vx_store32(frame - VX_VXLAN_LEN + 4, s.vni << 8)
