@@ -166,6 +166,16 @@ def _number(text: str) -> int | str:
         return text
 
 
+def _at_least(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = _number(text)
+        if not isinstance(value, int) or value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; an integer from {low} up")
+        return value
+
+    return parse
+
+
 # The commands
 
 
@@ -217,3 +227,21 @@ def run(arguments: argparse.Namespace) -> int:
     from vxcore import config, daemon
 
     return daemon.serve(config.load(arguments.file))
+
+
+@command(
+    "show it on this machine: hosts in network namespaces with a VTEP in each",
+    "vxcore lab --hosts 3 --peer kernel",
+    argument("--hosts", type=_at_least(2), default=2, metavar="N", help="number of hosts (2)"),
+    argument(
+        "--peer", choices=("vxcore", "kernel"), default="vxcore", help="what the last host runs (vxcore)"
+    ),
+    argument("--ipv6", action="store_true", help="IPv6 underlay"),
+    argument("--seconds", type=_at_least(1), default=2, metavar="S", help="length of the TCP load (2)"),
+    argument("--no-modes", action="store_true", help="leave out the four container network modes"),
+)
+def lab(arguments: argparse.Namespace) -> int:
+    """Hosts on this machine, and what was measured between them."""
+    from vxcore import lab as implementation
+
+    return implementation.main(arguments)
