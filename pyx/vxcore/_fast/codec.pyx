@@ -13,7 +13,8 @@ import numpy as np
 
 from vxcore._fast.batch cimport PacketBatch, Packets, in_slot
 from vxcore._fast.c_bytes cimport (
-    vx_be16, vx_load16, vx_load16_raw, vx_load32, vx_prefetch, vx_store16, vx_store16_raw, vx_store32,
+    vx_be16, vx_load16, vx_load16_raw, vx_load32, vx_load32_raw, vx_load64, vx_prefetch, vx_prefetch_write,
+    vx_store16, vx_store16_raw, vx_store32, vx_store64_raw,
 )
 from vxcore._fast.c_csum cimport vx_csum_add, vx_csum_fold
 from vxcore._fast.c_wire cimport *
@@ -28,6 +29,7 @@ cdef enum:
     LAYER_IP = 1
     LAYER_UDP_PAYLOAD = 2
     TEMPLATE_LEN = 80        # the longest header there is, 74 bytes, to a multiple of 16
+    QUICK_LEN = 64           # copied in one go in front of a frame: an IPv4 tunnel has at most 54
     PREFETCH = 8             # packets ahead; their headers are then near when their turn comes
 
 # Fields, as distances in front of the inner frame
@@ -36,6 +38,7 @@ cdef enum:
     UDP_AT = 16
     IPV4_AT = 36
     IPV6_AT = 56
+    QUICK_HEADERS = VX_ETH_LEN + IPV4_AT
 
 cdef enum TunnelFlags:
     TOS_INHERIT = 1
@@ -49,6 +52,8 @@ cdef enum TunnelFlags:
     VLAN_PASS = 256
     WITH_GBP = 512
     SYMMETRIC = 1024
+    # What a tunnel with default settings has none of, see encap_quick.
+    RARE = TOS_INHERIT | TTL_INHERIT | DF_INHERIT | UDP_CHECK | ECN_LINUX | WITH_GBP | SYMMETRIC
 
 cdef enum:
     DEFAULT_TTL = 64         # for an inner packet that has none to inherit
@@ -67,14 +72,15 @@ cdef struct Template:
     uint8_t header[80]       # right-aligned: its last byte stands in front of the frame
     uint32_t vni
     uint32_t port_min, n_ports
-    uint32_t ip_sum          # of the IPv4 header with what is patched at zero
+    uint32_t ip_sum          # of the IPv4 header's words with what is patched at zero, host order
     uint32_t label
     uint32_t flags
     uint32_t header_len      # of all that the tunnel has
     uint32_t ip_len          # from the IP header on
     uint16_t ip_id
     uint8_t version, tos, ttl, layer
-    uint8_t unused[10]
+    uint8_t quick            # encap_quick may be tried
+    uint8_t unused[9]
 
 
 cdef class Tunnel:
@@ -132,7 +138,7 @@ cdef int compile_template(Template *t, spec) except -1:
     blank(header, t.header_len - t.ip_len, t.version)
     memcpy(t.header + TEMPLATE_LEN - t.header_len, <char *>header, t.header_len)
     if t.version == 4:
-        t.ip_sum = vx_csum_fold(vx_csum_add(t.header + TEMPLATE_LEN - IPV4_AT, VX_IPV4_LEN, 0))
+        t.ip_sum = vx_be16(vx_csum_fold(vx_csum_add(t.header + TEMPLATE_LEN - IPV4_AT, VX_IPV4_LEN, 0)))
     t.vni = spec.vni
     ports = spec.src_port if isinstance(spec.src_port, tuple) else (spec.src_port, spec.src_port)
     t.port_min, t.n_ports = ports[0], ports[1] - ports[0] + 1
@@ -140,6 +146,7 @@ cdef int compile_template(Template *t, spec) except -1:
     t.ttl = 0 if spec.ttl == "inherit" else spec.ttl
     t.label = 0 if spec.flow_label == "hash" else spec.flow_label
     t.flags = flags_of(spec)
+    t.quick = t.version == 4 and not t.flags & RARE
     return 0
 
 
@@ -234,24 +241,38 @@ cdef int check_ethernet(const Template *templates, uint32_t n, int layer) except
     return 0
 
 
-cdef uint32_t encap_all(Packets *p, Template *templates, uint32_t n_templates, const uint32_t *picks,
-                        int layer) noexcept nogil:
+cdef uint32_t encap_all(const Packets *packets, Template *templates, uint32_t n_templates,
+                        const uint32_t *picks, int layer) noexcept nogil:
+    # A copy that nothing else points to: stores into packets cannot change it, so it stays in registers.
+    cdef Packets p = packets[0]
     cdef uint32_t i, pick = 0, done = 0
-    cdef Verdict verdict
     for i in range(p.n):
-        if i + PREFETCH < p.n:
-            vx_prefetch(p.mem + p.offset[i + PREFETCH])
-            if picks != NULL and picks[i + PREFETCH] < n_templates:
-                vx_prefetch(&templates[picks[i + PREFETCH]])
-                vx_prefetch(<uint8_t *>&templates[picks[i + PREFETCH]] + 64)
+        prefetch_encap(&p, i + PREFETCH, templates, n_templates, picks)
         if p.verdict[i] != DELIVERED:
             continue
         if picks != NULL:
             pick = picks[i]
-        verdict = BAD_TUNNEL if pick >= n_templates else encap_one(p, i, &templates[pick], layer)
-        p.verdict[i] = verdict
-        done += verdict == DELIVERED
+        if pick >= n_templates:
+            p.verdict[i] = BAD_TUNNEL
+            continue
+        if encap_quick(&p, i, &templates[pick], header_len_from(&templates[pick], layer)):
+            done += 1
+            continue
+        p.verdict[i] = encap_one(packets, i, &templates[pick], layer)
+        done += p.verdict[i] == DELIVERED
     return done
+
+
+cdef inline void prefetch_encap(const Packets *p, uint32_t i, const Template *templates,
+                                uint32_t n_templates, const uint32_t *picks) noexcept nogil:
+    """Ask for what packet i will need; a wild offset does no harm here."""
+    if i >= p.n:
+        return
+    vx_prefetch(p.mem + p.offset[i])
+    vx_prefetch_write(p.mem + p.offset[i] - QUICK_LEN)
+    if picks != NULL and picks[i] < n_templates:
+        vx_prefetch(&templates[picks[i]])
+        vx_prefetch(<const uint8_t *>&templates[picks[i]] + 64)
 
 
 cdef inline uint32_t header_len_from(const Template *t, int layer) noexcept nogil:
@@ -260,7 +281,40 @@ cdef inline uint32_t header_len_from(const Template *t, int layer) noexcept nogi
     return t.ip_len if layer == LAYER_IP else t.header_len
 
 
-cdef inline Verdict encap_one(Packets *p, uint32_t i, Template *t, int layer) noexcept nogil:
+cdef inline bint encap_quick(const Packets *p, uint32_t i, Template *t, uint32_t header_len) noexcept nogil:
+    """encap_one for the common case, which is most of the traffic; False when it is another.
+
+    TCP or UDP over plain IPv4, untagged and unfragmented, through an IPv4 tunnel with default
+    policies: straight-line code that keeps all it needs in registers.
+    """
+    cdef uint32_t offset = p.offset[i]
+    cdef uint32_t length = p.length[i]
+    cdef uint8_t *frame = p.mem + offset
+    cdef uint16_t source_port
+    cdef uint8_t tos
+    if (not t.quick or not in_slot(p, i, offset, length) or offset - p.slot[i] < QUICK_LEN
+            or length < VX_ETH_LEN + VX_IPV4_LEN + 4 or length > 65535 - IPV4_AT):
+        return False
+    if (vx_load32(frame + 12) >> 8 != ETHERTYPE_IPV4 << 8 | 0x45 or vx_load16(frame + 20) & 0x3FFF
+            or vx_load16(frame + 16) < VX_IPV4_LEN or (frame[23] != PROTO_TCP and frame[23] != PROTO_UDP)):
+        return False
+    source_port = port_of(t, finish_hash(vx_load64(frame + 26),
+                                         <uint64_t>frame[23] << 32 | vx_load32(frame + 34)))
+    tos = t.tos | (frame[15] & 3)
+    memcpy(frame - QUICK_LEN, t.header + TEMPLATE_LEN - QUICK_LEN, QUICK_LEN)
+    vx_store16(frame - UDP_AT, source_port)
+    vx_store16(frame - UDP_AT + 4, <uint16_t>(length + UDP_AT))
+    put_ipv4(frame - IPV4_AT, length + IPV4_AT, t, tos, t.ttl, t.flags & DF_SET)
+    p.vni[i], p.source_port[i], p.tos[i] = t.vni, source_port, tos
+    p.offset[i], p.length[i] = offset - header_len, length + header_len
+    return True
+
+
+cdef inline uint16_t port_of(const Template *t, uint32_t hashed) noexcept nogil:
+    return <uint16_t>(t.port_min + (<uint64_t>hashed * t.n_ports >> 32))
+
+
+cdef Verdict encap_one(const Packets *p, uint32_t i, Template *t, int layer) noexcept nogil:
     cdef uint32_t offset = p.offset[i]
     cdef uint32_t length = p.length[i]
     cdef uint32_t header_len = header_len_from(t, layer)
@@ -285,22 +339,19 @@ cdef inline Verdict encap_one(Packets *p, uint32_t i, Template *t, int layer) no
         return TOO_BIG
     if offset - p.slot[i] < header_len:
         return NO_HEADROOM
-    dissect(frame, length, &flow, t.flags & SYMMETRIC)
-    if offset - p.slot[i] >= TEMPLATE_LEN:
-        memcpy(frame - TEMPLATE_LEN, t.header, TEMPLATE_LEN)  # a constant length: a few wide moves
-    else:
-        memcpy(frame - header_len, t.header + TEMPLATE_LEN - header_len, header_len)
+    dissect_any(frame, length, &flow, t.flags & SYMMETRIC)
+    memcpy(frame - header_len, t.header + TEMPLATE_LEN - header_len, header_len)
     patch(p, i, frame, length, t, &flow, header_len)
     p.offset[i] = offset - header_len
     p.length[i] = length + header_len
     return DELIVERED
 
 
-cdef inline void patch(Packets *p, uint32_t i, uint8_t *frame, uint32_t length, Template *t,
-                       const Flow *flow, uint32_t header_len) noexcept nogil:
+cdef void patch(const Packets *p, uint32_t i, uint8_t *frame, uint32_t length, Template *t,
+                const Flow *flow, uint32_t header_len) noexcept nogil:
     """Fill in what differs from packet to packet, as far as the header goes out."""
-    cdef uint16_t source_port = <uint16_t>(t.port_min + (<uint64_t>flow.hash * t.n_ports >> 32))
-    cdef uint8_t tos = (flow.tos & 0xFC if t.flags & TOS_INHERIT else t.tos)
+    cdef uint16_t source_port = port_of(t, flow.hash)
+    cdef uint8_t tos = flow.tos & 0xFC if t.flags & TOS_INHERIT else t.tos
     tos |= outer_ecn(flow.tos, t.flags & ECN_LINUX)
     p.vni[i] = t.vni
     p.source_port[i] = source_port
@@ -327,23 +378,26 @@ cdef inline uint8_t outer_ttl(const Template *t, const Flow *flow) noexcept nogi
 
 cdef inline void patch_ipv4(uint8_t *frame, uint32_t length, Template *t, const Flow *flow,
                             uint8_t tos) noexcept nogil:
-    cdef uint8_t *ip = frame - IPV4_AT
-    cdef uint32_t total_len = length + IPV4_AT
     cdef bint df = t.flags & DF_SET
-    cdef uint64_t sum = t.ip_sum
     if t.flags & DF_INHERIT and flow.version == 4:
         df = vx_load16(frame + flow.ip_off + 6) & IPV4_DF != 0
-    ip[1] = tos
-    vx_store16(ip + 2, <uint16_t>total_len)
-    if df:
-        vx_store16(ip + 6, IPV4_DF)  # with an identification of 0: RFC 6864 section 4.1
-    else:
-        vx_store16(ip + 4, t.ip_id)
+    put_ipv4(frame - IPV4_AT, length + IPV4_AT, t, tos, outer_ttl(t, flow), df)
+
+
+cdef inline void put_ipv4(uint8_t *ip, uint32_t total_len, Template *t, uint8_t tos, uint8_t ttl,
+                          bint df) noexcept nogil:
+    """Patch an IPv4 header and its checksum; with DF the identification is 0 (RFC 6864 section 4.1)."""
+    cdef uint32_t identification = 0, fragment = IPV4_DF, sum
+    if not df:
+        identification, fragment = t.ip_id, 0
         t.ip_id += 1
-    ip[8] = outer_ttl(t, flow)
-    sum += vx_load16_raw(ip) - <uint64_t>vx_be16(0x4500) + vx_load16_raw(ip + 2) + vx_load16_raw(ip + 4)
-    sum += vx_load16_raw(ip + 6) + vx_be16(<uint16_t>(ip[8] << 8))
-    vx_store16_raw(ip + 10, ~vx_csum_fold(sum))
+    # Summed from registers: to load what was just stored in pieces would stall.
+    sum = t.ip_sum + tos + total_len + identification + fragment + (<uint32_t>ttl << 8)
+    sum = (sum & 0xFFFF) + (sum >> 16)
+    vx_store32(ip, 0x45000000u | <uint32_t>tos << 16 | total_len)
+    vx_store32(ip + 4, identification << 16 | fragment)
+    ip[8] = ttl
+    vx_store16(ip + 10, ~<uint16_t>(sum + (sum >> 16)))
 
 
 cdef inline void patch_ipv6(uint8_t *frame, uint32_t length, const Template *t, const Flow *flow,
@@ -457,18 +511,66 @@ def decap(PacketBatch batch not None, rules=None, layer=LAYER_ETHERNET) -> int:
     return done
 
 
-cdef uint32_t decap_all(Packets *p, const RuleBits *rules, int layer) noexcept nogil:
+cdef uint32_t decap_all(const Packets *packets, const RuleBits *rules, int layer) noexcept nogil:
+    cdef Packets p = packets[0]
     cdef uint32_t i, done = 0
     for i in range(p.n):
         if i + PREFETCH < p.n:
             vx_prefetch(p.mem + p.offset[i + PREFETCH])
-        if p.verdict[i] == DELIVERED:
-            p.verdict[i] = decap_one(p, i, rules, layer)
-            done += p.verdict[i] == DELIVERED
+            vx_prefetch(p.mem + p.offset[i + PREFETCH] + 64)
+        if p.verdict[i] != DELIVERED:
+            continue
+        if layer == LAYER_ETHERNET and decap_quick(&p, i, rules):
+            done += 1
+            continue
+        p.verdict[i] = decap_one(packets, i, rules, layer)
+        done += p.verdict[i] == DELIVERED
     return done
 
 
-cdef inline Verdict decap_one(Packets *p, uint32_t i, const RuleBits *rules, int layer) noexcept nogil:
+cdef inline bint decap_quick(const Packets *p, uint32_t i, const RuleBits *rules) noexcept nogil:
+    """decap_one for the common case, which is most of the traffic; False when it is another.
+
+    Untagged plain IPv4, no UDP checksum, no ECN mark, a bare VXLAN header, an untagged inner frame.
+    """
+    cdef uint32_t offset = p.offset[i]
+    cdef uint32_t length = p.length[i]
+    cdef const uint8_t *ip = p.mem + offset + VX_ETH_LEN
+    cdef uint32_t total_len, udp_len
+    cdef uint16_t port
+    if not in_slot(p, i, offset, length) or length < QUICK_HEADERS + VX_ETH_LEN:
+        return False
+    total_len, udp_len, port = vx_load16(ip + 2), vx_load16(ip + 24), vx_load16(ip + 22)
+    if (vx_load32(ip - 2) >> 8 != ETHERTYPE_IPV4 << 8 | 0x45 or ip[1] & 3 or ip[9] != PROTO_UDP
+            or vx_load16(ip + 6) & 0x3FFF or total_len > length - VX_ETH_LEN
+            or udp_len > total_len - VX_IPV4_LEN or total_len < IPV4_AT + VX_ETH_LEN
+            or udp_len < UDP_AT + VX_ETH_LEN):
+        return False
+    if (not rules.ports[port >> 3] >> (port & 7) & 1 or vx_load16_raw(ip + 26)
+            or vx_load32(ip + 28) != <uint32_t>VX_VNI_FLAG << 24 or ip[35]
+            or is_tag(vx_load16(ip + IPV4_AT + 12)) or rules.flags & (IGNORE_CHECKSUM | REQUIRE_CHECKSUM)
+            or vx_csum_fold(sum_of_20(ip)) != 0xFFFF):
+        return False
+    put_source4(p.source + 16 * <size_t>i, ip + 12)
+    p.source_port[i], p.tos[i], p.vni[i] = vx_load16(ip + 20), ip[1], vx_load32(ip + 32) >> 8
+    p.gbp[i], p.protocol[i] = 0, 0
+    p.offset[i], p.length[i] = offset + QUICK_HEADERS, udp_len - UDP_AT
+    return True
+
+
+cdef inline uint64_t sum_of_20(const uint8_t *p) noexcept nogil:
+    """The sum of an IPv4 header without options, without a loop."""
+    return (<uint64_t>vx_load32_raw(p) + vx_load32_raw(p + 4) + vx_load32_raw(p + 8)
+            + vx_load32_raw(p + 12) + vx_load32_raw(p + 16))
+
+
+cdef inline void put_source4(uint8_t *source, const uint8_t *address) noexcept nogil:
+    vx_store64_raw(source, 0)
+    vx_store32(source + 8, 0xFFFF)
+    memcpy(source + 12, address, 4)
+
+
+cdef Verdict decap_one(const Packets *p, uint32_t i, const RuleBits *rules, int layer) noexcept nogil:
     cdef Walk w
     cdef Verdict verdict
     cdef uint32_t offset = p.offset[i]
@@ -501,8 +603,7 @@ cdef inline void put_source(uint8_t *source, const Walk *w) noexcept nogil:
         return
     memset(source, 0, 16)
     if w.version == 4:
-        vx_store16(source + 10, 0xFFFF)
-        memcpy(source + 12, w.packet + w.ip_off + 12, 4)
+        put_source4(source, w.packet + w.ip_off + 12)
 
 
 cdef inline Verdict walk_outer(Walk *w, const RuleBits *rules, int layer) noexcept nogil:
