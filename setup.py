@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 PYX = Path("pyx")
 FAST = PYX / "vxcore" / "_fast"
+VERDICTS = FAST / "verdict.pxd"
 NAMES = sorted(path.stem for path in FAST.glob("*.pyx"))
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 DIRECTIVES = {
@@ -39,12 +40,13 @@ def compiler_flags() -> list[str]:
 
 
 def extension(name: str) -> Extension:
-    headers = [*PYX.rglob("*.h"), *PYX.rglob("*.pxd"), *PYX.rglob("*.pxi")]
+    # What is named here goes into the sdist too, which must not hold what the build writes.
+    headers = {*PYX.rglob("*.h"), *PYX.rglob("*.pxd")} - {VERDICTS}
     return Extension(
         f"vxcore._fast.{name}",
         [str(FAST / f"{name}.pyx")],
         include_dirs=[str(PYX / "include")],
-        depends=[str(path) for path in headers],
+        depends=sorted(map(str, headers)),
         extra_compile_args=[*compiler_flags(), *WARNINGS],
         extra_link_args=["-fsanitize=address,undefined"] if switch("SANITIZE") else [],
     )
@@ -58,9 +60,8 @@ def write_verdicts() -> None:
     names = [f"    {v.name} = {v.value}" for v in module.Verdict]
     lines = ["# Written by setup.py from vxcore/verdict.py.", "cdef enum Verdict:", *names]
     lines += ["", f"cdef enum: N_VERDICTS = {len(names)}", ""]
-    target = FAST / "verdict.pxd"
-    if not target.exists() or target.read_text() != "\n".join(lines):
-        target.write_text("\n".join(lines))
+    if not VERDICTS.exists() or VERDICTS.read_text() != "\n".join(lines):
+        VERDICTS.write_text("\n".join(lines))
 
 
 def refuse_hint(position, message, env):
