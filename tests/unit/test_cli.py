@@ -1,0 +1,82 @@
+"""The command line: exit codes, one line for every mistake, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+from typing import NoReturn
+
+import pytest
+
+from vxcore import cli, config, daemon
+from vxcore.errors import TableFullError, UnsupportedError
+
+UP = ["up", "--vni", "42", "--tap", "vx42", "--remote", "192.0.2.2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--nosuch"], "the following arguments are required: COMMAND (see vxcore --help)"),
+        (["nosuch"], "invalid choice: 'nosuch'"),
+        (["up"], "the following arguments are required: --vni, --tap (see vxcore up --help)"),
+        ([*UP, "--vni", "99999999"], "--vni 99999999: an integer from 0 to 16777215"),
+        ([*UP, "--remot", "x"], "unrecognized arguments: --remot x"),
+        (["run", "/nosuch.toml"], "/nosuch.toml: cannot be read: No such file or directory"),
+        (["lab", "--hosts", "1"], "an integer from 2 up"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vxcore: error: ")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (OSError(errno.EADDRINUSE, "UDP port 4789 is taken"), 1, "UDP port 4789 is taken"),
+        (FileNotFoundError(2, "No such file", "/dev/net/tun"), 1, "/dev/net/tun: No such file"),
+        (UnsupportedError("no tun in this kernel"), 1, "no tun in this kernel"),
+        (TableFullError("full"), 1, "full"),
+        (RuntimeError("oops"), 1, "internal error (-v shows where): RuntimeError('oops')"),
+        (KeyboardInterrupt(), 130, None),
+    ],
+)
+def test_failures_of_the_system(
+    raised: BaseException,
+    code: int,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(settings: config.Settings) -> NoReturn:
+        raise raised
+
+    monkeypatch.setattr(daemon, "serve", fail)
+    assert cli.main(UP) == code
+    assert capsys.readouterr().err == ("" if said is None else f"vxcore: error: {said}\n")
+
+
+def test_options_arrive_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[config.Settings] = []
+    monkeypatch.setattr(daemon, "serve", lambda settings: seen.append(settings) or 0)
+    options = "--local 192.0.2.1 --remote 192.0.2.3 --dstport 0x2118 --ttl inherit --nolearning --udpcsum"
+    assert cli.main([*UP, *options.split()]) == 0
+    (settings,) = seen
+    assert [str(remote) for remote in settings.segments[0].remotes] == ["192.0.2.2", "192.0.2.3"]
+    assert (settings.underlay.dstport, settings.underlay.ttl) == (8472, "inherit")
+    assert (settings.segments[0].learning, settings.underlay.udpcsum) == (False, True)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["up", "--help"], ["run", "--help"], ["lab", "--help"]])
+def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "example" in out

@@ -1,0 +1,248 @@
+"""Settings: what is accepted, and the exact words for what is not."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vxcore import config
+from vxcore.errors import ConfigError
+
+GOOD = """\
+[underlay]
+local = "192.0.2.1"
+
+[[segment]]
+vni = 42
+tap = "vx42"
+remotes = ["192.0.2.2"]
+"""
+INTEGER_VNI = "an integer from 0 to 16777215"
+DEVICE = "a device name of 1 to 15 ASCII characters without / : % and white space"
+MAC = "a unicast MAC address such as 02:00:00:00:00:01"
+
+
+def message(tmp_path: Path, text: str | bytes) -> str:
+    """What is said of a file, from its line number on."""
+    file = tmp_path / "vx.toml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(file)
+    said = str(caught.value)
+    assert said.startswith(f"{file}:")
+    assert "\n" not in said
+    return said.removeprefix(f"{file}:").strip()
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    file = tmp_path / "vx.toml"
+    file.write_text(GOOD + 'fdb = [{ mac = "02-AA-00-00-00-01", remote = "192.0.2.3" }]\nageing = 0\n')
+    settings = config.load(file)
+    assert settings.underlay.local == (ip_address("192.0.2.1"),)
+    (segment,) = settings.segments
+    assert (segment.vni, segment.tap, segment.ageing, segment.learning) == (42, "vx42", 0, True)
+    assert segment.remotes == (ip_address("192.0.2.2"),)
+    assert segment.fdb[0].mac == "02:aa:00:00:00:01"
+    assert segment.fdb[0].mac.packed == b"\x02\xaa\0\0\0\x01"
+    assert (settings.underlay.dstport, settings.underlay.srcport) == (4789, (49152, 65535))
+
+
+CHANGED = [
+    ("42\n", "16777216\n", f"5: segment[0].vni: 16777216 is not allowed; {INTEGER_VNI}"),
+    ("vni = 42", 'vni = "42"', f'5: segment[0].vni: "42" is not allowed; {INTEGER_VNI}'),
+    ("vni = 42\n", "", f"4: segment[0].vni: missing; {INTEGER_VNI}"),
+    ("vni", "vnii", "5: segment[0].vnii: unknown key; did you mean vni?"),
+    ("[underlay]", '[underlay]\nreservd = "x"', "2: underlay.reservd: unknown key; did you mean reserved?"),
+    (
+        "0.2.2",
+        "0.2.1",
+        '7: segment[0].remotes[0]: "192.0.2.1" is a local address; a VTEP cannot be its own remote',
+    ),
+    (
+        "192.0.2.2",
+        "2001:db8::1",
+        '7: segment[0].remotes[0]: "2001:db8::1" is IPv6 and no local address is; IPv4 remotes only,'
+        " or add a local address",
+    ),
+    (
+        "192.0.2.2",
+        "239.1.1.1",
+        '7: segment[0].remotes[0]: "239.1.1.1" is an IP multicast group; these are not supported yet:'
+        " list the remotes",
+    ),
+    (
+        "192.0.2.2",
+        "0.0.0.0",
+        '7: segment[0].remotes[0]: "0.0.0.0" is the unspecified address; the address of one host',
+    ),
+    ("192.0.2.2", "x", '7: segment[0].remotes[0]: "x" is not an IP address; an IPv4 or IPv6 address'),
+    ('2"]', '2", "192.0.2.2"]', '7: segment[0].remotes[1]: "192.0.2.2" is there twice; each remote once'),
+    ("vx42", "a/b", f'6: segment[0].tap: "a/b" is not allowed; {DEVICE}'),
+    ("vx42", "abcdefghijklmnop", f'6: segment[0].tap: "abcdefghijklmnop" is not allowed; {DEVICE}'),
+    (
+        "local =",
+        "srcport = [5, 4]\nlocal =",
+        "2: underlay.srcport: [5, 4] is an empty range; the first must not be above the last",
+    ),
+    (
+        "local =",
+        'df = "inherit"\nlocal =',
+        '2: underlay.df: "inherit" is not allowed; "unset" or "set"'
+        ' ("inherit" is not possible on a UDP socket)',
+    ),
+    (
+        "local =",
+        "ttl = 256\nlocal =",
+        '2: underlay.ttl: 256 is not allowed; an integer from 0 to 255 or "inherit"',
+    ),
+    (
+        "local =",
+        "source_ports = 9\nsrcport = [1, 8]\nlocal =",
+        "2: underlay.source_ports: 9 is more than the range srcport holds; an integer from 1 to 8",
+    ),
+    (
+        '"192.0.2.1"',
+        '["192.0.2.1", "192.0.2.3"]',
+        '2: underlay.local[1]: "192.0.2.3" is a second IPv4 address; at most one of each family',
+    ),
+    (
+        "192.0.2.1",
+        "fe80::1",
+        '2: underlay.local: "fe80::1" is link-local and no device is named; set dev, or use a global address',
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), CHANGED)
+def test_one_thing_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    assert message(tmp_path, GOOD.replace(old, new, 1)) == expected
+
+
+ADDED = [
+    (
+        '[[segment]]\nvni=42\ntap="b"\n',
+        "9: segment[1].vni: 42 is the VNI of segment[0]; each segment has its own",
+    ),
+    (
+        '[[segment]]\nvni=43\ntap="vx42"\n',
+        '10: segment[1].tap: "vx42" is the TAP device of segment[0]; each segment has its own',
+    ),
+    (
+        'fdb=[{mac="01:00:5e:00:00:01", remote="192.0.2.2"}]\n',
+        f'8: segment[0].fdb[0].mac: "01:00:5e:00:00:01" is a group address; {MAC}',
+    ),
+    ('fdb=[{mac="zz", remote="192.0.2.2"}]\n', f'8: segment[0].fdb[0].mac: "zz" is not a MAC address; {MAC}'),
+    (
+        'fdb=[{mac="02:00:00:00:00:01"}]\n',
+        "8: segment[0].fdb[0].remote: missing; an IPv4 or IPv6 address",
+    ),
+    (
+        'fdb=[{mac="02:00:00:00:00:01", remote="192.0.2.2"},\n'
+        '{mac="02-00-00-00-00-01", remote="192.0.2.2"}]\n',
+        '9: segment[0].fdb[1].mac: "02-00-00-00-00-01" is there twice; one remote for each MAC address',
+    ),
+    ("mtu = 67\n", "8: segment[0].mtu: 67 is not allowed; an integer from 68 to 65485"),
+    ("learning = 1\n", "8: segment[0].learning: 1 is not allowed; true or false"),
+]
+
+
+@pytest.mark.parametrize(("added", "expected"), ADDED)
+def test_one_thing_too_many_is_named_with_its_line(tmp_path: Path, added: str, expected: str) -> None:
+    assert message(tmp_path, GOOD + added) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "segment: missing; one [[segment]] table or more"),
+        ("segment = 3\n", "1: segment: 3 is not allowed; one [[segment]] table or more"),
+        ("[segment]\nvni = 1\n", "1: segment: a table is not allowed; one [[segment]] table or more"),
+        ("a = 1\nx = \n", "2:5: not TOML: Invalid value"),
+        (b"a = 1\nb = '\xff'\n", "2: not TOML: byte 11 is not UTF-8 text"),
+    ],
+)
+def test_what_is_no_settings_file(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    assert message(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize(("make", "why"), [(False, "No such file or directory"), (True, "Is a directory")])
+def test_what_cannot_be_read(tmp_path: Path, make: bool, why: str) -> None:
+    path = tmp_path / "there"
+    if make:
+        path.mkdir()
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value) == f"{path}: cannot be read: {why}"
+
+
+OPTIONS: dict[str, Any] = {"vni": 42, "tap": "vx42", "local": ["192.0.2.1"], "remotes": ["192.0.2.2"]}
+
+
+def test_every_option_reaches_the_settings() -> None:
+    given: dict[str, Any] = {
+        **OPTIONS,
+        "fdb": ["02:00:00:00:00:01=192.0.2.3"],
+        "learning": False,
+        "ageing": 7,
+        "maxaddress": 8,
+        "mtu": 1400,
+        "dstport": 8472,
+        "srcport": [50000, 50010],
+        "source_ports": 5,
+        "ttl": "inherit",
+        "tos": 32,
+        "df": "set",
+        "udpcsum": True,
+        "udp6zerocsumtx": True,
+        "udp6zerocsumrx": True,
+        "dev": "eth0",
+    }
+    settings = config.from_arguments({**given, "verbose": True, "file": None})
+    (segment,) = settings.segments
+    for name, value in given.items():
+        holder = segment if hasattr(segment, name) else settings.underlay
+        got = getattr(holder, name)
+        if name in ("local", "remotes"):
+            assert got == tuple(map(ip_address, value))
+        elif name == "fdb":
+            assert (got[0].mac, got[0].remote) == ("02:00:00:00:00:01", ip_address("192.0.2.3"))
+        else:
+            assert got == (tuple(value) if isinstance(value, list) else value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("vni", 99999999, f"--vni 99999999: {INTEGER_VNI}"),
+        ("vni", "x", f"--vni x: {INTEGER_VNI}"),
+        ("tap", "", f'--tap "": {DEVICE}'),
+        ("local", ["nonsense"], "--local nonsense: is not an IP address; an IPv4 or IPv6 address"),
+        ("srcport", [5, 4], "--srcport 5 4: is an empty range; the first must not be above the last"),
+        ("srcport", ["a", "b"], "--srcport a: an integer from 1 to 65535"),
+        ("ttl", "x", '--ttl x: an integer from 0 to 255 or "inherit"'),
+        ("tos", -1, '--tos -1: an integer from 0 to 255 or "inherit"'),
+        ("df", "inherit", '--df inherit: "unset" or "set" ("inherit" is not possible on a UDP socket)'),
+        ("fdb", ["x"], "--fdb x: MAC=REMOTE such as 02:00:00:00:00:01=192.0.2.2"),
+        (
+            "fdb",
+            ["02:00:00:00:00:01=y"],
+            "--fdb 02:00:00:00:00:01=y: is not an IP address; an IPv4 or IPv6 address",
+        ),
+        ("mtu", 10, "--mtu 10: an integer from 68 to 65485"),
+        ("ageing", -1, "--ageing -1: an integer from 0 to 4294967295"),
+        ("source_ports", 0, "--source-ports 0: an integer from 1 to 1024"),
+        ("dstport", 70000, "--dstport 70000: an integer from 1 to 65535"),
+    ],
+)
+def test_a_wrong_option_is_named_as_it_was_typed(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.from_arguments({**OPTIONS, name: value})
+    assert str(caught.value) == expected
+
+
+def test_a_small_range_of_source_ports_needs_no_second_option() -> None:
+    assert config.from_arguments({**OPTIONS, "srcport": [50000, 50003]}).underlay.source_ports == 4

@@ -1,0 +1,91 @@
+"""The life of a VTEP process, with a VTEP that carries nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.hosts import wait_until
+from support.tree import ROOT
+
+PROGRAM = """
+import logging, signal, sys, time
+from pathlib import Path
+from vxcore import daemon
+
+class Fake:
+    failure = None
+    def __init__(self, settings):
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} <= blocked
+    def __enter__(self):
+        if "fails" in sys.argv:
+            self.failure = OSError(19, "overlay port of VNI 42: gone")
+        return self
+    def __exit__(self, *why):
+        Path(sys.argv[1]).write_text("closed")
+    def describe(self):
+        return [{"vni": 42, "tap": "vx42", "mtu": 1450, "remotes": ["192.0.2.2", "192.0.2.3"]}]
+    def counters(self):
+        one = {"vni": 42, "tap": "vx42", "rx_packets": 1, "rx_bytes": 60, "tx_packets": 2, "tx_bytes": 120}
+        return {"segments": [one], "drops": {"unknown_vni": 3}, "fdb": {}, "lanes": []}
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+sys.exit(daemon.serve(None, Fake))
+"""
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    return tmp_path / "closed"
+
+
+def start(closed: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(closed), *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_ready_counts_when_asked_and_ends_when_told(closed: Path, sent: signal.Signals) -> None:
+    with start(closed) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        assert ready == "ready vni 42 tap vx42 mtu 1450 remotes 192.0.2.2,192.0.2.3\n"
+        process.send_signal(signal.SIGUSR1)
+        assert json.loads(process.stdout.readline())["drops"] == {"unknown_vni": 3}
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "received 1 packets (60 bytes), sent 2 packets (120 bytes); dropped: unknown_vni 3" in err
+    assert closed.read_text() == "closed"
+
+
+def test_a_failed_lane_ends_it_with_code_1(closed: Path) -> None:
+    with start(closed, "fails") as process:
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "overlay port of VNI 42: gone" in err
+    assert closed.exists()
+
+
+def test_it_outlives_its_reader(closed: Path) -> None:
+    with start(closed) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.send_signal(signal.SIGUSR1)
+        assert process.stderr is not None
+        assert any("nobody reads stdout" in line for line in process.stderr)
+        os.kill(process.pid, signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, "it has ended")
+    assert process.returncode == 0
