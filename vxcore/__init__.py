@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from vxcore._fast.batch import PacketBatch
     from vxcore._fast.codec import Rules, Tunnel, TunnelSet, decap, decap_frame, encap, encap_frame
     from vxcore._fast.flow import complete_checksum, flow_hash
+    from vxcore.capture import read_pcap
     from vxcore.engine import Vtep
-    from vxcore.errors import ConfigError, TableFullError, UnsupportedError, VxcoreError
+    from vxcore.errors import CaptureError, ConfigError, TableFullError, UnsupportedError, VxcoreError
     from vxcore.verdict import Verdict
     from vxcore.wire import Layer
 
@@ -31,7 +32,9 @@ _HOME = {
     "complete_checksum": "vxcore._fast.flow",
     "Layer": "vxcore.wire",
     "flow_hash": "vxcore._fast.flow",
+    "read_pcap": "vxcore.capture",
     "Vtep": "vxcore.engine",
+    "CaptureError": "vxcore.errors",
     "ConfigError": "vxcore.errors",
     "TableFullError": "vxcore.errors",
     "UnsupportedError": "vxcore.errors",
@@ -40,6 +43,7 @@ _HOME = {
 }
 
 __all__ = [
+    "CaptureError",
     "ConfigError",
     "Layer",
     "PacketBatch",
@@ -58,6 +62,7 @@ __all__ = [
     "encap",
     "encap_frame",
     "flow_hash",
+    "read_pcap",
 ]
 
 

@@ -24,5 +24,9 @@ class UnsupportedError(VxcoreError):
     """This build, kernel or machine lacks a feature; the message names both."""
 
 
+class CaptureError(VxcoreError, ValueError):
+    """A file is no capture, or not one that can be read; the message says where it goes wrong."""
+
+
 class MissingExtraError(VxcoreError, ImportError):
     """An optional package is missing; the message names the extra that brings it."""

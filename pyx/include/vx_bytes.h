@@ -30,6 +30,15 @@ static inline uint64_t vx_load48(const uint8_t *p) { return (uint64_t)vx_load16(
 static inline void vx_store16(uint8_t *p, uint16_t v) { vx_store16_raw(p, vx_be16(v)); }
 static inline void vx_store32(uint8_t *p, uint32_t v) { vx_store32_raw(p, vx_be32(v)); }
 
+static inline uint16_t vx_swap16(uint16_t v) { return __builtin_bswap16(v); }
+static inline uint32_t vx_swap32(uint32_t v) { return __builtin_bswap32(v); }
+
+/* A time in units of 2^-bits seconds, in nanoseconds. */
+static inline uint64_t vx_binary_ns(uint64_t stamp, unsigned bits)
+{
+    return (uint64_t)(((unsigned __int128)stamp * 1000000000u) >> (bits & 127));
+}
+
 /* Multiply and fold: both halves of the 128-bit product, the step of our hashes. */
 static inline uint64_t vx_mix(uint64_t a, uint64_t b)
 {

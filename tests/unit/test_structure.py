@@ -18,11 +18,11 @@ from support import tree
 # only what BESIDE allows.
 FLOORS = [
     "verdict errors _version toml_lines",
-    "addresses pcap",
+    "addresses",
     "wire problem",
     "config",
     "_fast",
-    "ports",
+    "ports capture",
     "engine",
     "daemon",
     "lab",
@@ -36,7 +36,7 @@ FAST_FLOORS = [
     "c_* verdict",
     "batch",
     "flow",
-    "codec",
+    "codec pcap",
     "table",
     "udp tap",
     "lane",
@@ -44,7 +44,7 @@ FAST_FLOORS = [
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
-KNOW_FAST = {"__init__", "ports", "engine"}
+KNOW_FAST = {"__init__", "ports", "capture", "engine"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

@@ -1,6 +1,6 @@
 # Packets: the plain C view of a batch that every kernel works on.
 # PacketBatch: the Python object that owns the memory behind it.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 # Packet i lies in mem[slot[i] .. slot[i + 1]), at mem[offset[i] .. offset[i] + length[i]).
@@ -35,3 +35,6 @@ cdef class PacketBatch:
     cdef void _allocate(self, object slot)
     cdef void _reset_packet(self, uint32_t i) noexcept nogil
     cdef int _put(self, uint32_t i, const uint8_t *frame, size_t length) except -1
+
+
+cdef PacketBatch batch_over(uint64_t size, uint32_t capacity)

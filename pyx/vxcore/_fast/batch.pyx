@@ -264,6 +264,17 @@ cdef class PacketBatch:
         return self._protocol[: self.p.n]
 
 
+cdef PacketBatch batch_over(uint64_t size, uint32_t capacity):
+    """A batch whose owner lays packets into `size` bytes as it likes: it sets the slots, too."""
+    cdef PacketBatch batch = PacketBatch.__new__(PacketBatch)
+    check_total(size)
+    slot = np.zeros(capacity + 1, np.uint64)
+    slot[capacity] = size
+    batch._allocate(slot)
+    (<uint32_t *>batch.p.slot)[capacity] = 0
+    return batch
+
+
 cdef uint32_t check_headroom(object headroom) except? 0:
     if not MIN_HEADROOM <= headroom <= 65536:
         raise ValueError(f"headroom {headroom} is not from {MIN_HEADROOM} to 65536 bytes")

@@ -19,6 +19,9 @@ cdef extern from "vx_bytes.h" nogil:
     void vx_store16(uint8_t *p, uint16_t value)
     void vx_store32(uint8_t *p, uint32_t value)
     const uint64_t VX_K0, VX_K1, VX_K2, VX_K3
+    uint16_t vx_swap16(uint16_t value)
+    uint32_t vx_swap32(uint32_t value)
+    uint64_t vx_binary_ns(uint64_t stamp, unsigned int bits)
     uint64_t vx_mix(uint64_t a, uint64_t b)
     bint vx_likely(bint condition)
     bint vx_unlikely(bint condition)
