@@ -10,7 +10,7 @@ import gzip
 import io
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -28,13 +28,15 @@ def open_capture(path: str | os.PathLike[str], stack: ExitStack) -> Reader:
     Raises OSError, CaptureError, and UnsupportedError for a compression that cannot be undone.
     """
     name = os.fspath(path)
-    file: BinaryIO = sys.stdin.buffer
-    if name != "-":
-        file = stack.enter_context(Path(name).open("rb"))
+    file = stack.enter_context(nullcontext(sys.stdin.buffer) if name == "-" else _open(name))
     try:
         return Reader(_decompressed(file, stack))
     except CaptureError as error:
         raise CaptureError(f"{name}: {error}") from None
+
+
+def _open(name: str) -> BinaryIO:
+    return Path(name).open("rb")
 
 
 def _decompressed(file: BinaryIO, stack: ExitStack) -> BinaryIO:

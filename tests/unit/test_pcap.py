@@ -149,7 +149,7 @@ def test_what_is_no_capture(data: bytes, said: str) -> None:
             "at byte 24: a record claims more",
         ),
         (section() + struct.pack("<II", 6, 13) + bytes(20), "at byte 28: a block of 13 bytes"),
-        (section() + enhanced(b"x" * 20, 1), "at byte 28: a packet of 20 bytes on interface 0"),
+        (section() + enhanced(b"x" * 20, 1), "at byte 28: 20 bytes on interface 0"),
         (section() + interface() + block(6, bytes(8)), "at byte 48: a packet block of 20 bytes"),
         (section()[:8] + bytes(20), "at byte 0: a section header without"),
         (section() + interface()[:-1] + b"\x07", "ends with another length"),

@@ -295,7 +295,7 @@ cdef class Reader:
         caught = self._u32(block + 20)
         if interface >= self.n_interfaces or caught > length - 32:
             with gil:
-                self._stop(f"a packet of {caught} bytes on interface {interface} in a block of {length} bytes,"
+                self._stop(f"{caught} bytes on interface {interface} in a block of {length} bytes,"
                            f" in a section with {self.n_interfaces} interfaces")
             return False
         stamp = <uint64_t>self._u32(block + 12) << 32 | self._u32(block + 16)
