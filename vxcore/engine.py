@@ -6,7 +6,6 @@ and shuts down; packets are the lane's.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 import threading
@@ -18,7 +17,7 @@ from vxcore._fast.lane import Lane
 from vxcore._fast.table import Tables
 from vxcore.config import Segment, Settings
 from vxcore.errors import ConfigError
-from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to
+from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to, scope_of
 from vxcore.verdict import Verdict
 
 _ETHERNET_MTU = 1500
@@ -53,7 +52,7 @@ class Vtep:
 
     def _open(self, undo: ExitStack) -> None:
         underlay = self.settings.underlay
-        self.locals = underlay.local or (self._local_by_route(),)
+        self.locals = underlay.local or self._locals_by_route()
         self._udp = UdpUnderlay(underlay, self.locals)
         undo.callback(self._udp.close)
         self._taps: list[Tap] = []
@@ -65,9 +64,13 @@ class Vtep:
         self._lane = self._make_lane()
         self._start(undo)
 
-    def _local_by_route(self) -> IPAddress:
-        remote = next(remote for segment in self.settings.segments for remote in _peers(segment))
-        return route_to(remote, self.settings.underlay.dev)[0]
+    def _locals_by_route(self) -> tuple[IPAddress, ...]:
+        """For each family among the peers, the source address that the first of it would see."""
+        first: dict[int, IPAddress] = {}
+        for segment in self.settings.segments:
+            for remote in _peers(segment):
+                first.setdefault(remote.version, remote)
+        return tuple(route_to(remote, self.settings.underlay.dev)[0] for remote in first.values())
 
     def _mtu(self, segment: Segment) -> int:
         """What fits the narrowest route of the segment (RFC 7348 section 4.3: never fragment)."""
@@ -154,7 +157,10 @@ class Vtep:
             {"vni": s.vni, "tap": s.tap, **self._lane.segment_counters(n)}
             for n, s in enumerate(self.settings.segments)
         ]
-        drops = {Verdict(number).name.lower(): count for number, count in self._lane.drops().items()}
+        counts = self._lane.drops()
+        counts[Verdict.UNDERLAY_OVERRUN] = self._udp.overruns()
+        counts[Verdict.OVERLAY_OVERRUN] = sum(tap.overruns() for tap in self._taps)
+        drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
         lanes = [self._lane.lane_counters()]
         return {"segments": segments, "drops": drops, "fdb": self._tables.fdb_counters(), "lanes": lanes}
 
@@ -185,12 +191,5 @@ def _sockaddr(address: IPAddress, underlay: Any) -> bytes:
     port = struct.pack("!H", underlay.dstport)
     if address.version == 4:
         return struct.pack("=H", socket.AF_INET) + port + address.packed + bytes(8)
-    scope = _scope(underlay.dev) if address.is_link_local else 0
+    scope = scope_of(underlay.dev) if address.is_link_local else 0
     return struct.pack("=H", socket.AF_INET6) + port + bytes(4) + address.packed + struct.pack("=I", scope)
-
-
-def _scope(dev: str) -> int:
-    try:
-        return socket.if_nametoindex(dev)
-    except OSError:
-        raise OSError(errno.ENODEV, f"dev {dev}: there is no such device") from None

@@ -44,8 +44,12 @@ _SO_NO_CHECK, _SO_ATTACH_FILTER = 11, 26
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _UDP_NO_CHECK6_TX, _UDP_NO_CHECK6_RX = 101, 102
 
+_SO_MEMINFO, _SK_MEMINFO_DROPS = 55, 8  # linux/sock_diag.h
+
 _BUFFER_LEN = 4 << 20
 _PORT_TRIES = 8
+_DISCARD_PORT = 9  # RFC 863; nothing is sent there, a route only asks for some port
+_TX_DROPPED = 11  # column of /proc/net/dev: the kernel transmits what we read
 _IFF_UP = 1
 
 # Bytes that encapsulation adds above the inner MTU: outer IP, UDP, VXLAN, inner Ethernet.
@@ -63,6 +67,7 @@ class Tap:
         self.name = name
         self.mtu = mtu
         self._before: tuple[int, bool] | None = None
+        self._dropped_before = 0
         with ExitStack() as undo, IPRoute() as route:
             existing = _link(route, name)
             self._refuse_other_kinds(existing)
@@ -72,6 +77,7 @@ class Tap:
                 self._before = existing.get_attr("IFLA_MTU"), bool(existing["flags"] & _IFF_UP)
                 undo.callback(self._restore)
             self._set(route, mtu, True)
+            self._dropped_before = self.overruns()
             undo.pop_all()
 
     def _refuse_other_kinds(self, existing: Any) -> None:
@@ -96,6 +102,14 @@ class Tap:
         if self._before is not None:
             with IPRoute() as route:
                 self._set(route, *self._before)
+
+    def overruns(self) -> int:
+        """Frames that the kernel dropped because we did not read them in time; 0 if it cannot be told."""
+        for line in Path("/proc/net/dev").read_text().splitlines():
+            name, colon, columns = line.partition(":")
+            if colon and name.strip() == self.name:
+                return int(columns.split()[_TX_DROPPED]) - self._dropped_before
+        return 0  # it was moved to another namespace
 
     def close(self) -> None:
         try:
@@ -180,11 +194,20 @@ class UdpUnderlay:
                 errno.EADDRINUSE, f"only {len(pool)} of {wanted} source ports are free in {first}-{last}"
             )
 
+    def overruns(self) -> int:
+        """Datagrams that the kernel dropped because we did not receive them in time."""
+        return sum(_dropped(sock) for sock in self.receivers)
+
     def close(self) -> None:
         for sock in [*self.receivers, *self.pools[4], *self.pools[6]]:
             sock.close()
         self.receivers.clear()
         self.pools = {4: [], 6: []}
+
+
+def _dropped(sock: socket.socket) -> int:
+    info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+    return int(struct.unpack_from("=I", info, 4 * _SK_MEMINFO_DROPS)[0])
 
 
 def _udp_socket(settings: Underlay, version: int) -> socket.socket:
@@ -198,7 +221,7 @@ def _udp_socket(settings: Underlay, version: int) -> socket.socket:
         except OSError as error:
             sock.close()
             if error.errno == errno.ENODEV:
-                raise ConfigError(f"dev {settings.dev}: there is no such device") from None
+                scope_of(settings.dev)
             raise OSError(error.errno, f"dev {settings.dev}: {os.strerror(error.errno or 0)}") from None
     return sock
 
@@ -212,7 +235,7 @@ def _receiver(settings: Underlay, local: IPAddress) -> socket.socket:
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
             sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, int(settings.udp6zerocsumrx))
-        _bind(sock, local, settings.dstport)
+        _bind(sock, local, settings.dstport, settings.dev)
     except BaseException:
         sock.close()
         raise
@@ -225,7 +248,7 @@ def _sender(settings: Underlay, local: IPAddress, port: int) -> socket.socket:
         _let_nothing_in(sock)
         _force_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
         (_set_ipv4 if local.version == 4 else _set_ipv6)(sock, settings)
-        sock.bind((str(local), port))
+        sock.bind(socket_name(local, port, settings.dev))
     except BaseException:
         sock.close()
         raise
@@ -264,9 +287,9 @@ def _force_buffer(sock: socket.socket, force: int, ask: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER_LEN)
 
 
-def _bind(sock: socket.socket, local: IPAddress, port: int) -> None:
+def _bind(sock: socket.socket, local: IPAddress, port: int, dev: str | None) -> None:
     try:
-        sock.bind((str(local), port))
+        sock.bind(socket_name(local, port, dev))
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError(f"local {local} is not an address of this host; see `ip address`") from None
@@ -274,6 +297,23 @@ def _bind(sock: socket.socket, local: IPAddress, port: int) -> None:
             text = f"UDP port {port} on {local} is taken by {port_owner(port)}"
             raise OSError(error.errno, text) from None
         raise OSError(error.errno, f"UDP port {port} on {local}: {os.strerror(error.errno or 0)}") from None
+
+
+def socket_name(
+    address: IPAddress, port: int, dev: str | None
+) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An address as Python's sockets take it: link-local ones mean something on one device only."""
+    if address.version == 6 and address.is_link_local and dev is not None:
+        return str(address), port, 0, scope_of(dev)
+    return str(address), port
+
+
+def scope_of(dev: str) -> int:
+    """The index of a device. Raises ConfigError when there is none of that name."""
+    try:
+        return socket.if_nametoindex(dev)
+    except OSError:
+        raise ConfigError(f"dev {dev}: there is no such device") from None
 
 
 def port_owner(port: int) -> str:
@@ -309,7 +349,7 @@ def route_to(remote: IPAddress, dev: str | None) -> tuple[IPAddress, int]:
     four = remote.version == 4
     with _udp_socket(Underlay(dev=dev), remote.version) as sock:
         try:
-            sock.connect((str(remote), 9))
+            sock.connect(socket_name(remote, _DISCARD_PORT, dev))
         except OSError as error:
             raise OSError(
                 error.errno, f"no route to remote {remote}: {os.strerror(error.errno or 0)}"

@@ -68,3 +68,5 @@ class Verdict(IntEnum):
     OVERLAY_FULL = 28, "the overlay port took no more"
     OVERLAY_DOWN = 29, "the overlay port is down"
     OVERLAY_REFUSED = 30, "the overlay port refused the frame"
+    UNDERLAY_OVERRUN = 31, "the kernel dropped it because our receive queue on the underlay was full"
+    OVERLAY_OVERRUN = 32, "the kernel dropped it because the TAP's queue towards us was full"

@@ -129,6 +129,25 @@ def test_without_privilege(pair: list[Host]) -> None:
     assert "vx42: no permission to open the TAP; root or CAP_NET_ADMIN is needed" in done.stderr
 
 
+def test_cap_net_admin_is_privilege_enough(pair: list[Host]) -> None:
+    one, two = pair
+    two.kernel_vxlan([one])
+    drop = ("setpriv", "--bounding-set", "-all,+net_admin", "--inh-caps", "-all", "--no-new-privs")
+    process = one.start(*drop, *VXCORE, *up(one, two))
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("ready"), process.communicate()
+    one.overlay("vx42")
+    one.ping("10.42.0.2")
+
+
+def test_no_dev_net_tun(pair: list[Host]) -> None:
+    one, two = pair
+    hide = 'mount -t tmpfs none /dev/net && exec "$@"'
+    done = one.run("unshare", "-m", "sh", "-c", hide, "sh", *VXCORE, *up(one, two), check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "/dev/net/tun: No such file or directory; the kernel's tun module is needed" in done.stderr
+
+
 def test_the_second_segment_fails_and_the_first_is_undone(pair: list[Host], tmp_path: Path) -> None:
     one, two = pair
     one.ip("link", "add", "vx43", "type", "veth", "peer", "name", "veth2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +158,66 @@ def test_a_learned_address_ages() -> None:
         assert vtep.counters()["fdb"]["entries"] == 1
         two.ip("link", "set", "vx42", "down")
         wait_until(lambda: vtep.counters()["fdb"]["aged"] == 1, "the entry has aged", seconds=90)
+
+
+def link_local(host: hosts.Host) -> str:
+    """The link-local address of the underlay device."""
+    shown = host.ip("-6", "-o", "address", "show", "dev", "eth", "scope", "link").stdout
+    return str(shown.split()[3].partition("/")[0])
+
+
+def test_a_link_local_underlay() -> None:
+    with Lan(2) as lan:
+        one, two = lan.hosts
+        for host in lan.hosts:  # done with duplicate address detection
+            wait_until(
+                lambda host=host: "tentative" not in host.ip("address", "show", "dev", "eth").stdout, "DAD"
+            )
+        first, second = link_local(one), link_local(two)
+        for host, mine, other in ((one, first, second), (two, second, first)):
+            ends = ("--local", mine, "--remote", other, "--dev", "eth")
+            VtepProcess(host, "up", "--vni", "42", *ends, "--tap", "vx42")
+            host.overlay("vx42")
+        one.ping("10.42.0.2")
+
+
+def test_both_families_at_once_without_a_local_address() -> None:
+    with Lan(3) as lan:
+        one, two, three = lan.hosts
+        two.kernel_vxlan([one])
+        three.kernel_vxlan([one], family=6)
+        vtep = VtepProcess(
+            one, "up", "--vni", "42", "--remote", two.v4, "--remote", three.v6, "--tap", "vx42"
+        )
+        assert "mtu 1430" in vtep.ready[0]  # of the narrower route
+        one.overlay("vx42")
+        one.ping("10.42.0.2")
+        one.ping("10.42.0.3")
+
+
+FLOOD = """
+import socket
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    for _ in range({n}):
+        sock.sendto(bytes(1400), ("{address}", 4789))
+"""
+
+
+def test_what_we_are_too_slow_for_is_counted() -> None:
+    with Lan(2) as lan:
+        one, two = lan.hosts
+        vtep = lan.vtep(one)
+        vtep.process.send_signal(signal.SIGSTOP)
+        two.run(sys.executable, "-c", FLOOD.format(n=20000, address=one.v4))
+        two.run("ping", "-c", "1", "-W", "1", one.v4)  # what was sent before it has arrived
+        vtep.process.send_signal(signal.SIGCONT)
+
+        def all_are_counted() -> bool:
+            drops = vtep.counters()["drops"]
+            return bool(drops.get("underlay_overrun", 0) + drops.get("no_vni_flag", 0) == 20000)
+
+        wait_until(all_are_counted, "each datagram is counted once")
+        assert vtep.drops("underlay_overrun") > 0
 
 
 def test_ip_link_options_interoperate() -> None:

@@ -89,7 +89,7 @@ cdef class Lane:
     cdef bint strict, ecn_linux
     cdef uint32_t now_s
     cdef uint64_t swept_s
-    cdef uint64_t verdicts[64]
+    cdef uint64_t verdicts[N_VERDICTS]
     cdef uint64_t wakeups
     cdef SegmentCounters *counters
 
