@@ -102,10 +102,40 @@ class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Inner CE on encapsulation: copied (RFC 6040), or sent as ECT(0) as Linux does."""
 
 
+class Offload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the kernel may do for us; each is probed when opened, and false forbids it."""
+
+    tap_tso: bool = True
+    """TCP super-frames and partial checksums from and to TAP devices (TUNSETOFFLOAD)."""
+    tap_uso: bool = True
+    """UDP super-frames too (Linux 6.2)."""
+    udp_gso: bool = True
+    """Runs of packets sent in one call and cut below us (UDP_SEGMENT, Linux 4.18)."""
+    udp_gro: bool = True
+    """Packets received joined (UDP_GRO, Linux 5.0)."""
+    join: bool = True
+    """Frames of one flow join to super-frames before they reach the TAP."""
+
+
+class Lanes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The threads that carry packets."""
+
+    count: Annotated[int, Meta(ge=1, le=64)] = 1
+    cpus: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=8191)], ...],
+        Meta(description="a list of CPU numbers"),
+    ] = ()
+    """The CPUs that lanes are pinned to, in turn; none: wherever the kernel likes."""
+    busy_poll: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Microseconds to look for more packets before a lane sleeps."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"segments": "segment"}):
     """All of a VTEP process. `load` and `from_arguments` make valid ones; the constructor checks nothing."""
 
     underlay: Underlay = msgspec.field(default_factory=Underlay)
+    lanes: Lanes = msgspec.field(default_factory=Lanes)
+    offload: Offload = msgspec.field(default_factory=Offload)
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
 
 
@@ -132,7 +162,9 @@ def from_arguments(options: Mapping[str, Any]) -> Settings:
     given = {name: value for name, value in options.items() if value is not None}
     if "fdb" in given:
         given["fdb"] = [_split_entry(entry) for entry in given["fdb"]]
-    data = {"underlay": _settings_of(Underlay, given), "segment": [_settings_of(Segment, given)]}
+    tables: dict[str, type[Struct]] = {"underlay": Underlay, "lanes": Lanes}
+    data: dict[str, Any] = {name: _settings_of(table, given) for name, table in tables.items()}
+    data |= {"offload": _switched_off(given.get("no_offload", [])), "segment": [_settings_of(Segment, given)]}
     return _validated(data, lambda problem: _explain_option(problem, data))
 
 
@@ -305,7 +337,15 @@ def _explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: st
 
 # The command line
 
-_OPTION_NAMES = {"remotes": "--remote", "learning": "--nolearning"}
+_OPTION_NAMES = {"remotes": "--remote", "learning": "--nolearning", "count": "--lanes"}
+
+
+def _switched_off(names: list[str]) -> dict[str, bool]:
+    for name in names:
+        if name not in Offload.__struct_fields__:
+            allowed = ", ".join(Offload.__struct_fields__)
+            raise ConfigError(f"--no-offload {_as_typed(name)}: there is no such offload; one of {allowed}")
+    return dict.fromkeys(names, False)
 
 
 def _split_entry(entry: str) -> dict[str, str]:

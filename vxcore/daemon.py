@@ -97,8 +97,12 @@ def _wait(vtep: RunningVtep) -> int:
         if received.si_signo in _STOP:
             return 0
         _say(json.dumps(vtep.counters()))
-    log.error("a lane failed: %s", str(vtep.failure) or type(vtep.failure).__name__)
+    log.error("a lane failed: %s", _words(vtep.failure))
     return 1
+
+
+def _words(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _say(line: str) -> None:

@@ -6,15 +6,20 @@ and shuts down; packets are the lane's.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 from vxcore._fast.lane import Lane
 from vxcore._fast.table import Tables
+from vxcore._fast.tap import TapPort
+from vxcore._fast.udp import UdpPort
 from vxcore.config import Segment, Settings
 from vxcore.errors import ConfigError
 from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to, scope_of
@@ -53,16 +58,21 @@ class Vtep:
     def _open(self, undo: ExitStack) -> None:
         underlay = self.settings.underlay
         self.locals = underlay.local or self._locals_by_route()
-        self._udp = UdpUnderlay(underlay, self.locals)
-        undo.callback(self._udp.close)
+        n_lanes = self.settings.lanes.count
+        self._udps: list[UdpUnderlay] = []
+        for local in self.locals:
+            udp = UdpUnderlay(underlay, local, n_lanes, self.settings.offload)
+            undo.callback(udp.close)
+            self._udps.append(udp)
         self._taps: list[Tap] = []
         for segment in self.settings.segments:
-            tap = Tap(segment.tap, segment.mtu or self._mtu(segment))
+            tap = Tap(segment.tap, segment.mtu or self._mtu(segment), n_lanes, self.settings.offload)
             undo.callback(tap.close)
             self._taps.append(tap)
         self._fill_tables()
-        self._lane = self._make_lane()
-        self._start(undo)
+        self._lanes = [self._make_lane(n) for n in range(n_lanes)]
+        for n, lane in enumerate(self._lanes):
+            self._start(n, lane, undo)
 
     def _locals_by_route(self) -> tuple[IPAddress, ...]:
         """For each family among the peers, the source address that the first of it would see."""
@@ -117,28 +127,41 @@ class Vtep:
             mac = int.from_bytes(entry.mac.packed, "big")
             self._tables.add_static(segment.vni, mac, numbers[entry.remote])
 
-    def _make_lane(self) -> Lane:
-        underlay = self.settings.underlay
+    def _make_lane(self, number: int) -> Lane:
+        underlay, offload = self.settings.underlay, self.settings.offload
         return Lane(
             self._tables,
-            [sock.fileno() for sock in self._udp.receivers],
-            [[sock.fileno() for sock in self._udp.pools[version]] for version in (4, 6)],
-            [(tap.fd, tap.mtu, n) for n, tap in enumerate(self._taps)],
+            [(self._underlay_port(udp, number), udp.local.version) for udp in self._udps],
+            [
+                TapPort(tap.name, tap.fds[number], tap.mtu, n, tap.superframes)
+                for n, tap in enumerate(self._taps)
+            ],
             tos=-1 if underlay.tos == "inherit" else underlay.tos,
             ttl=-1 if underlay.ttl == "inherit" else 0,
             strict=underlay.reserved == "strict",
             ecn_linux=underlay.ecn == "linux",
+            join_tcp=offload.join,
+            join_udp=offload.join and all(tap.uso for tap in self._taps),
+            busy_poll_us=self.settings.lanes.busy_poll,
         )
 
-    def _start(self, undo: ExitStack) -> None:
-        thread = threading.Thread(target=self._run, name="vxcore-lane-0")
+    def _underlay_port(self, udp: UdpUnderlay, number: int) -> UdpPort:
+        pool = [(single.fileno(), run.fileno() if run else -1) for single, run in udp.pool]
+        name = f"udp {udp.local} port {self.settings.underlay.dstport}"
+        return UdpPort(name, udp.receivers[number].fileno(), pool, udp.local.version)
+
+    def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
+        thread = threading.Thread(target=self._run, args=(number, lane), name=f"vxcore-lane-{number}")
         thread.start()
         undo.callback(thread.join)
-        undo.callback(self._lane.stop)
+        undo.callback(lane.stop)
 
-    def _run(self) -> None:
+    def _run(self, number: int, lane: Lane) -> None:
+        cpus = self.settings.lanes.cpus
         try:
-            self._lane.run()
+            if cpus:
+                os.sched_setaffinity(0, {cpus[number % len(cpus)]})
+            lane.run()
         except BaseException as error:
             self.failure = error
 
@@ -154,14 +177,14 @@ class Vtep:
     def counters(self) -> dict[str, Any]:
         """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes."""
         segments = [
-            {"vni": s.vni, "tap": s.tap, **self._lane.segment_counters(n)}
+            {"vni": s.vni, "tap": s.tap, **_sum(lane.segment_counters(n) for lane in self._lanes)}
             for n, s in enumerate(self.settings.segments)
         ]
-        counts = self._lane.drops()
-        counts[Verdict.UNDERLAY_OVERRUN] = self._udp.overruns()
+        counts = _sum(lane.drops() for lane in self._lanes)
+        counts[Verdict.UNDERLAY_OVERRUN] = sum(udp.overruns() for udp in self._udps)
         counts[Verdict.OVERLAY_OVERRUN] = sum(tap.overruns() for tap in self._taps)
         drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
-        lanes = [self._lane.lane_counters()]
+        lanes = [lane.lane_counters() for lane in self._lanes]
         return {"segments": segments, "drops": drops, "fdb": self._tables.fdb_counters(), "lanes": lanes}
 
     def fdb(self) -> list[dict[str, Any]]:
@@ -175,6 +198,13 @@ class Vtep:
             }
             for vni, mac, n, static in self._tables.fdb_rows()
         ]
+
+
+def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:
+    total: Counter[Any] = Counter()
+    for one in counters:
+        total.update(one)
+    return total
 
 
 def _peers(segment: Segment) -> list[IPAddress]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import random
 import socket
@@ -22,16 +23,18 @@ from typing import Any
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
-from vxcore.config import Underlay
+from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError, UnsupportedError
 
 IPAddress = IPv4Address | IPv6Address
+log = logging.getLogger("vxcore")
 
 # linux/if_tun.h
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
-_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x4000, 0x0100
+_TUN_F_CSUM, _TUN_F_TSO, _TUN_F_USO = 0x01, 0x02 | 0x04 | 0x08, 0x20 | 0x40
 _VNET_HDR_LEN = 10
 
 # linux/in.h, linux/in6.h, asm-generic/socket.h: what Python's socket module lacks
@@ -43,6 +46,7 @@ _PMTUDISC_DO, _PMTUDISC_INTERFACE = 2, 4
 _SO_NO_CHECK, _SO_ATTACH_FILTER = 11, 26
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _UDP_NO_CHECK6_TX, _UDP_NO_CHECK6_RX = 101, 102
+_UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h, Linux 4.18 and 5.0
 
 _SO_MEMINFO, _SK_MEMINFO_DROPS = 55, 8  # linux/sock_diag.h
 
@@ -57,22 +61,27 @@ OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
 
 
 class Tap:
-    """A TAP device, made if missing; ``close`` puts MTU and state of an existing one back.
+    """A TAP device with one queue for each lane, made if missing.
 
-    Raises ConfigError when the name belongs to something else, PermissionError, UnsupportedError
-    without /dev/net/tun, OSError otherwise.
+    ``close`` puts MTU and state of one that existed back. `fds` are the queues. `superframes` and
+    `uso` say whether the device hands us TCP and UDP frames uncut, and takes them. Raises
+    ConfigError when the name belongs to something else, PermissionError, UnsupportedError without
+    /dev/net/tun, OSError otherwise.
     """
 
-    def __init__(self, name: str, mtu: int) -> None:
+    def __init__(self, name: str, mtu: int, n_queues: int = 1, offload: Offload | None = None) -> None:
         self.name = name
         self.mtu = mtu
+        self.fds: list[int] = []
         self._before: tuple[int, bool] | None = None
         self._dropped_before = 0
         with ExitStack() as undo, IPRoute() as route:
             existing = _link(route, name)
             self._refuse_other_kinds(existing)
-            self.fd = _open_tun(name)
-            undo.callback(os.close, self.fd)
+            undo.callback(self._close_queues)
+            for _ in range(n_queues):
+                self.fds.append(_open_tun(name, n_queues > 1))
+            self.superframes, self.uso = _set_offload(self.fds, name, offload or Offload())
             if existing is not None:
                 self._before = existing.get_attr("IFLA_MTU"), bool(existing["flags"] & _IFF_UP)
                 undo.callback(self._restore)
@@ -117,7 +126,11 @@ class Tap:
         except (OSError, IndexError):
             pass  # it was deleted under us: nothing is left to put back
         finally:
-            os.close(self.fd)
+            self._close_queues()
+
+    def _close_queues(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())
 
 
 def _link(route: IPRoute, name: str) -> Any:
@@ -125,7 +138,7 @@ def _link(route: IPRoute, name: str) -> Any:
     return route.get_links(indexes[0])[0] if indexes else None
 
 
-def _open_tun(name: str) -> int:
+def _open_tun(name: str, multi_queue: bool) -> int:
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError as error:
@@ -134,17 +147,31 @@ def _open_tun(name: str) -> int:
         what = os.strerror(error.errno or errno.EIO)
         raise UnsupportedError(f"/dev/net/tun: {what}; the kernel's tun module is needed") from None
     try:
-        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
-        fcntl.ioctl(fd, _TUNSETIFF, request)
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if multi_queue else 0)
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HDR_LEN))
         fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
     except OSError as error:
         os.close(fd)
-        raise _tun_error(name, error) from None
+        raise _tun_error(name, error, multi_queue) from None
     return fd
 
 
-def _tun_error(name: str, error: OSError) -> Exception:
+def _set_offload(fds: list[int], name: str, offload: Offload) -> tuple[bool, bool]:
+    """Ask for super-frames, with UDP's (Linux 6.2) if possible; which of the two we got."""
+    tso, uso = _TUN_F_CSUM | _TUN_F_TSO, _TUN_F_USO
+    for wanted in ((tso | uso,) if offload.tap_uso else ()) + (tso,) if offload.tap_tso else ():
+        try:
+            for fd in fds:
+                fcntl.ioctl(fd, _TUNSETOFFLOAD, wanted)
+        except OSError as error:
+            log.info("%s: offloads %#x refused: %s", name, wanted, error.strerror)
+        else:
+            return True, wanted & uso == uso
+    return False, False
+
+
+def _tun_error(name: str, error: OSError, multi_queue: bool) -> Exception:
     code = error.errno or errno.EIO
     if code == errno.EPERM:
         return PermissionError(
@@ -153,56 +180,80 @@ def _tun_error(name: str, error: OSError) -> Exception:
     if code == errno.EBUSY:
         return ConfigError(f"{name} is in use by another process; give another name or end that process")
     if code == errno.EINVAL:
+        other = "a TUN or single-queue device, but there is more than one lane" if multi_queue else ""
         return ConfigError(
-            f"{name} exists with other settings (a TUN or multi-queue device); delete it or give another name"
+            f"{name} exists with other settings ({other or 'a TUN or multi-queue device'});"
+            " delete it or give another name"
         )
     return OSError(code, f"{name}: opening the TAP: {os.strerror(code)}")
 
 
+Senders = tuple[socket.socket, socket.socket | None]
+
+
 class UdpUnderlay:
-    """The UDP sockets of one VTEP: one receiver per local address, and a pool of source ports.
+    """The UDP sockets of one local address: a receiver for each lane, and a pool of source ports.
 
     RFC 7348 section 5 wants the source port to vary with the inner flow; a UDP socket has one port,
-    so there are several, which send only: a filter lets nothing in.
+    so there are several, which send only: a filter lets nothing in. Each source port has a second
+    socket for runs, if UDP_SEGMENT is to be used: such messages need a UDP checksum, while the others
+    go without, as the RFC recommends over IPv4.
     """
 
-    def __init__(self, settings: Underlay, locals_: tuple[IPAddress, ...]) -> None:
+    def __init__(
+        self, settings: Underlay, local: IPAddress, n_lanes: int = 1, offload: Offload | None = None
+    ) -> None:
+        self.local = local
         self.receivers: list[socket.socket] = []
-        self.pools: dict[int, list[socket.socket]] = {4: [], 6: []}
+        self.pool: list[Senders] = []
+        offload = offload or Offload()
         with ExitStack() as undo:
             undo.callback(self.close)
-            for local in locals_:
-                self.receivers.append(_receiver(settings, local))
-                self._fill_pool(settings, local)
+            for _ in range(n_lanes):
+                self.receivers.append(_receiver(settings, local, n_lanes > 1))
+            self.gro = offload.udp_gro and all(_turn_on(sock, _UDP_GRO, 1) for sock in self.receivers)
+            self.gso = offload.udp_gso and _turn_on(self.receivers[0], _UDP_SEGMENT, 0)
+            self._fill_pool(settings)
             undo.pop_all()
 
-    def _fill_pool(self, settings: Underlay, local: IPAddress) -> None:
-        pool = self.pools[local.version]
+    def _fill_pool(self, settings: Underlay) -> None:
         first, last = settings.srcport
         wanted = settings.source_ports
         candidates = random.sample(range(first, last + 1), min(last - first + 1, wanted * _PORT_TRIES))
         for port in candidates:
-            if len(pool) == wanted:
+            if len(self.pool) == wanted:
                 return
             try:
-                pool.append(_sender(settings, local, port))
+                self.pool.append(self._senders(settings, port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-        if len(pool) < wanted:
+        if len(self.pool) < wanted:
             raise OSError(
-                errno.EADDRINUSE, f"only {len(pool)} of {wanted} source ports are free in {first}-{last}"
+                errno.EADDRINUSE, f"only {len(self.pool)} of {wanted} source ports are free in {first}-{last}"
             )
+
+    def _senders(self, settings: Underlay, port: int) -> Senders:
+        single = _sender(settings, self.local, port, ())
+        if not self.gso:
+            return single, None
+        try:
+            # Bound before, single let nobody share its port; from here on it does, with this one.
+            single.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            return single, _sender(settings, self.local, port, (_SHARE, *_CHECKSUMS))
+        except BaseException:
+            single.close()
+            raise
 
     def overruns(self) -> int:
         """Datagrams that the kernel dropped because we did not receive them in time."""
         return sum(_dropped(sock) for sock in self.receivers)
 
     def close(self) -> None:
-        for sock in [*self.receivers, *self.pools[4], *self.pools[6]]:
+        for sock in [*self.receivers, *(sock for pair in self.pool for sock in pair if sock)]:
             sock.close()
         self.receivers.clear()
-        self.pools = {4: [], 6: []}
+        self.pool.clear()
 
 
 def _dropped(sock: socket.socket) -> int:
@@ -226,9 +277,21 @@ def _udp_socket(settings: Underlay, version: int) -> socket.socket:
     return sock
 
 
-def _receiver(settings: Underlay, local: IPAddress) -> socket.socket:
+def _turn_on(sock: socket.socket, option: int, value: int) -> bool:
+    """Set an offload's option; False when this kernel does not know it."""
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, option, value)
+    except OSError as error:
+        log.info("UDP option %d refused: %s", option, error.strerror)
+        return False
+    return True
+
+
+def _receiver(settings: Underlay, local: IPAddress, shared: bool) -> socket.socket:
     sock = _udp_socket(settings, local.version)
     try:
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _force_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
         if local.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
@@ -242,12 +305,20 @@ def _receiver(settings: Underlay, local: IPAddress) -> socket.socket:
     return sock
 
 
-def _sender(settings: Underlay, local: IPAddress, port: int) -> socket.socket:
+_SHARE = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+_CHECKSUMS = ((socket.SOL_SOCKET, _SO_NO_CHECK, 0), (socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, 0))
+
+
+def _sender(
+    settings: Underlay, local: IPAddress, port: int, options: tuple[tuple[int, int, int], ...]
+) -> socket.socket:
     sock = _udp_socket(settings, local.version)
     try:
         _let_nothing_in(sock)
         _force_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
         (_set_ipv4 if local.version == 4 else _set_ipv6)(sock, settings)
+        for option in options:
+            sock.setsockopt(*option)
         sock.bind(socket_name(local, port, settings.dev))
     except BaseException:
         sock.close()

@@ -70,3 +70,4 @@ class Verdict(IntEnum):
     OVERLAY_REFUSED = 30, "the overlay port refused the frame"
     UNDERLAY_OVERRUN = 31, "the kernel dropped it because our receive queue on the underlay was full"
     OVERLAY_OVERRUN = 32, "the kernel dropped it because the TAP's queue towards us was full"
+    BAD_OFFLOAD = 33, "a super-frame or partial checksum whose virtio-net header contradicts its headers"

@@ -26,6 +26,15 @@ struct vx_vnet {
 };
 static_assert(sizeof(struct vx_vnet) == 10, "a virtio-net header without num_buffers");
 
-enum { VX_VNET_NEEDS_CSUM = 1, VX_VNET_GSO_NONE = 0, VX_VNET_GSO_TCPV4 = 1, VX_VNET_GSO_TCPV6 = 4 };
+enum {
+    VX_VNET_NEEDS_CSUM = 1,
+    VX_VNET_GSO_NONE = 0,
+    VX_VNET_GSO_TCPV4 = 1,
+    VX_VNET_GSO_TCPV6 = 4,
+    VX_VNET_GSO_UDP_L4 = 5,
+    VX_VNET_GSO_TUNNEL4 = 0x20, /* added to the inner type: behind an outer UDP over IPv4 header, */
+    VX_VNET_GSO_TUNNEL6 = 0x40, /* or over IPv6 (Linux 6.17) */
+    VX_VNET_GSO_ECN = 0x80      /* added to a TCP type: the first segment carries CWR */
+};
 
 #endif

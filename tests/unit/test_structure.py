@@ -38,7 +38,8 @@ FAST_FLOORS = [
     "flow",
     "codec pcap",
     "table",
-    "udp tap",
+    "port",
+    "udp tap gso gro",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 from typing_extensions import disjoint_base
 
+from vxcore._fast.port import OverlayPort, UnderlayPort
 from vxcore._fast.table import Tables
 
 @disjoint_base
@@ -9,14 +10,16 @@ class Lane:
     def __init__(
         self,
         tables: Tables,
-        underlay: Sequence[int],
-        pools: Sequence[Sequence[int]],
-        overlays: Sequence[tuple[int, int, int]],
+        underlays: Sequence[tuple[UnderlayPort, int]],
+        overlays: Sequence[OverlayPort],
         *,
         tos: int = 0,
         ttl: int = 0,
         strict: bool = False,
         ecn_linux: bool = False,
+        join_tcp: bool = True,
+        join_udp: bool = True,
+        busy_poll_us: int = 0,
     ) -> None: ...
     def run(self) -> None: ...
     def stop(self) -> None: ...

@@ -1,5 +1,5 @@
 # include/vx_net.h and the kernel's socket, epoll and eventfd interfaces.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "vx_net.h" nogil:
@@ -9,6 +9,8 @@ cdef extern from "vx_net.h" nogil:
         AF_INET6
         IPPROTO_IP
         IPPROTO_IPV6
+        IPPROTO_UDP
+        UDP_SEGMENT
         IP_TOS
         IP_TTL
         IPV6_TCLASS
@@ -47,8 +49,13 @@ cdef extern from "vx_net.h" nogil:
         unsigned int msg_len
     int recvmmsg(int fd, mmsghdr *msgs, unsigned int n, int flags, void *timeout)
     int sendmmsg(int fd, mmsghdr *msgs, unsigned int n, int flags)
+    ssize_t sendmsg(int fd, const msghdr *msg, int flags)
+    ssize_t writev(int fd, const iovec *parts, int n)
+    int getsockopt(int fd, int level, int option, void *value, unsigned int *length)
     uint8_t vx_received_tos(msghdr *msg)
+    uint32_t vx_received_step(msghdr *msg)
     void vx_put_control(msghdr *msg, void *control, int level, int type, int value)
+    void vx_put_control16(msghdr *msg, void *control, int level, int type, uint16_t value)
 
 cdef extern from "<sys/epoll.h>" nogil:
     cdef enum:

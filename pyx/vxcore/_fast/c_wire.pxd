@@ -15,6 +15,10 @@ cdef extern from "vx_wire.h" nogil:
         VX_VNET_GSO_NONE
         VX_VNET_GSO_TCPV4
         VX_VNET_GSO_TCPV6
+        VX_VNET_GSO_UDP_L4
+        VX_VNET_GSO_TUNNEL4
+        VX_VNET_GSO_TUNNEL6
+        VX_VNET_GSO_ECN
 
     cdef struct vx_vnet:
         uint8_t flags

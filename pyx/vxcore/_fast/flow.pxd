@@ -69,6 +69,7 @@ cdef inline void dissect(const uint8_t *frame, uint32_t length, Flow *flow, bint
         dissect_any(frame, length, flow, symmetric)
 
 
+cdef uint64_t pseudo_sum(const uint8_t *frame, const Flow *flow) noexcept nogil
 cdef bint checksum_is_partial(const uint8_t *frame, uint32_t length, const Flow *flow,
                               uint32_t *field_off) noexcept nogil
 cdef bint finish_checksum(uint8_t *frame, uint32_t length, const Flow *flow) noexcept nogil

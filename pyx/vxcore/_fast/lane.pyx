@@ -1,134 +1,123 @@
 """Lane: one thread's loop between overlay and underlay: receive, decapsulate or encapsulate, send.
 
-Place in the house: highest of the compiled modules. It owns its batch and its counters, holds no lock
-and never the GIL: Python starts it, reads its counters, and stops it by an eventfd.
+Place in the house: highest of the compiled modules. It owns its ports, its memory and its counters,
+holds no lock and never the GIL: Python starts it, reads its counters, and stops it by an eventfd.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EIO, EMSGSIZE, ENOBUFS, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport close, read, write
+from posix.unistd cimport close
 
 import os
 
-from vxcore._fast.batch cimport PacketBatch, Packets
-from vxcore._fast.c_bytes cimport vx_load16, vx_load32, vx_load48, vx_store16_raw, vx_store32
+from vxcore._fast.c_bytes cimport vx_be32, vx_load16, vx_load32, vx_load48, vx_store64_raw
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport *
-from vxcore._fast.table cimport ADDRESS_LEN, NONE, Remote, Segment, Tables
+from vxcore._fast.gro cimport Joins, gro_add, gro_flush
+from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
+from vxcore._fast.port cimport *
+from vxcore._fast.table cimport NONE, Segment, Tables
 from vxcore._fast.verdict cimport *
 
 cdef enum:
-    N_SLOTS = 64             # packets a receive takes
-    N_SENDS = 256            # messages a flush sends at the most
-    N_ROUNDS = 4             # receives from one port before the others have their turn
+    N_ROUNDS = 4             # bursts from one port before the others have their turn
     N_EVENTS = 64
-    # A datagram of the largest size there is: a kernel peer's tunnel GSO can hand us one whole.
-    FRAME_SIZE = 65536 + 192  # the odd 192 bytes keep the slots from sharing cache sets
-    VNET_LEN = 10
-    SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
+    BURST_BYTES = 1 << 18    # read from an overlay port before it is sent on: what stays in a usual L2 cache
     SWEEP_BUSY = 256         # buckets of the FDB looked over in a second with traffic
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
-    NOBUFS_TRIES = 3
+    IDLE_MS = 1000
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
     OVERLAY_TOKEN = 2
 
 
-cdef struct SegmentCounters:
-    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes
-
-
-cdef struct Send:
-    uint32_t packet          # index in the batch
-    uint32_t remote
-    uint32_t segment
-    uint32_t socket          # index in the pool of the remote's family
-    uint8_t tos, ttl
-    bint done
-
-
-cdef struct Overlay:
-    int fd
-    uint32_t mtu
-    uint32_t segment
-
-
-cdef struct Messages:
-    mmsghdr msgs[256]
-    iovec iov[256]
-    uint8_t control[256][64]
-    sockaddr_in6 names[64]
-    uint32_t sends[256]
+# What one burst has found out already; the next packet most often asks the same.
+cdef struct Recent:
+    uint32_t vni
+    int32_t segment          # of `vni`; NONE: nothing is known yet
+    int32_t peer             # a remote that `segment` admits
+    uint64_t mac             # the last source learned, from `peer` in `segment`
 
 
 cdef class Lane:
-    """The loop over `underlay` sockets (receiving fds), `pools` (sending fds: IPv4, IPv6) and
-    `overlays` ((fd, mtu, segment) of each TAP); the caller keeps all of them open while it runs.
+    """The loop over `underlays` (at most one for each IP family) and `overlays`.
 
-    `tos`, `ttl` are -1 for inherit, `ttl` 0 for the sockets' own; `strict` drops packets with
-    reserved header bits; `ecn_linux` sends inner CE as ECT(0).
+    The ports are used by this lane alone. `tos`, `ttl` are -1 for inherit, `ttl` 0 for the port's own;
+    `strict` drops packets with reserved header bits; `ecn_linux` sends inner CE as ECT(0);
+    `join_tcp` and `join_udp` let frames of one flow reach the overlay as super-frames;
+    `busy_poll_us` is how long the lane looks for more before it sleeps.
     """
 
     cdef Tables tables
-    cdef PacketBatch batch
-    cdef Packets *p
-    cdef Messages *m
-    cdef Send *queue
-    cdef uint32_t n_queue
-    cdef Overlay *overlays
-    cdef uint32_t n_overlays
-    cdef int *pools[2]
-    cdef uint32_t n_pool[2]
-    cdef object _underlay
+    cdef list _overlay_ports, _underlay_ports
+    cdef Overlay **overlays
+    cdef Underlay **underlays
+    cdef Underlay *by_family[2]
+    cdef uint32_t n_overlays, n_underlays
+    cdef uint8_t *slots
+    cdef Frame *frames
+    cdef Datagram *datagrams
+    cdef Cuts cuts
+    cdef Joins *joins
+    cdef Recent recent
+    cdef Tally tally
     cdef int epoll_fd, stop_fd, failed_fd
     cdef int tos, ttl
-    cdef bint strict, ecn_linux
+    cdef bint strict, ecn_linux, superframes
     cdef uint32_t now_s
-    cdef uint64_t swept_s
-    cdef uint64_t verdicts[N_VERDICTS]
-    cdef uint64_t wakeups
-    cdef SegmentCounters *counters
+    cdef uint64_t busy_poll_ns, swept_s
+    cdef uint64_t wakeups, bursts
 
     def __cinit__(self):
         self.epoll_fd = self.stop_fd = -1
-        self.m = <Messages *>calloc(1, sizeof(Messages))
-        self.queue = <Send *>calloc(N_SENDS, sizeof(Send))
-        if not (self.m and self.queue):
+        self.slots = <uint8_t *>malloc(MAX_BURST * <size_t>SLOT_STRIDE)
+        self.frames = <Frame *>calloc(MAX_BURST, sizeof(Frame))
+        self.datagrams = <Datagram *>calloc(MAX_BURST, sizeof(Datagram))
+        self.cuts.heads = <uint8_t *>malloc(HEADS_LEN)
+        self.cuts.pieces = <Piece *>malloc(MAX_PIECES * sizeof(Piece))
+        self.joins = <Joins *>calloc(1, sizeof(Joins))
+        if not (self.slots and self.frames and self.datagrams and self.cuts.heads and self.cuts.pieces
+                and self.joins):
             raise MemoryError("no memory for a lane")
 
-    def __init__(self, Tables tables not None, underlay, pools, overlays, *, tos: int = 0, ttl: int = 0,
-                 strict: bool = False, ecn_linux: bool = False):
+    def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
+                 strict: bool = False, ecn_linux: bool = False, join_tcp: bool = True, join_udp: bool = True,
+                 busy_poll_us: int = 0):
         self.tables = tables
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
-        self.batch = PacketBatch(N_SLOTS, FRAME_SIZE)
-        self.batch.count = N_SLOTS
-        self.p = &self.batch.p
-        self._take_overlays(overlays)
-        for family in range(2):
-            self._take_pool(family, pools[family])
-        self._underlay = list(underlay)
+        self.joins.tcp, self.joins.udp = join_tcp, join_udp
+        self.busy_poll_ns = 1000 * <uint64_t>busy_poll_us
+        self.tally.segments = <SegmentCounters *>calloc(tables.n_segments + 1, sizeof(SegmentCounters))
+        if not self.tally.segments:
+            raise MemoryError("no memory for a lane")
+        self._take_overlays(list(overlays))
+        self._take_underlays(list(underlays))
         self._watch()
 
-    def _take_overlays(self, overlays) -> None:
-        self.overlays = <Overlay *>calloc(len(overlays) + 1, sizeof(Overlay))
-        self.counters = <SegmentCounters *>calloc(self.tables.n_segments + 1, sizeof(SegmentCounters))
-        if not (self.overlays and self.counters):
+    def _take_overlays(self, list ports) -> None:
+        self._overlay_ports, self.n_overlays = ports, len(ports)
+        self.overlays = <Overlay **>calloc(len(ports) + 1, sizeof(Overlay *))
+        if not self.overlays:
             raise MemoryError("no memory for a lane")
-        for fd, mtu, segment in overlays:
-            self.overlays[self.n_overlays] = Overlay(fd, mtu, segment)
-            self.n_overlays += 1
+        for i, port in enumerate(ports):
+            self.overlays[i] = &(<OverlayPort?>port).port
+            self.overlays[i].tally = &self.tally
 
-    def _take_pool(self, family: int, fds) -> None:
-        self.pools[family] = <int *>calloc(len(fds) + 1, sizeof(int))
-        if not self.pools[family]:
+    def _take_underlays(self, list ports) -> None:
+        cdef Underlay *underlay
+        self._underlay_ports, self.n_underlays = [port for port, _ in ports], len(ports)
+        self.underlays = <Underlay **>calloc(len(ports) + 1, sizeof(Underlay *))
+        if not self.underlays:
             raise MemoryError("no memory for a lane")
-        for i, fd in enumerate(fds):
-            self.pools[family][i] = fd
-        self.n_pool[family] = len(fds)
+        self.superframes = True
+        for i, (port, family) in enumerate(ports):
+            underlay = self.underlays[i] = &(<UnderlayPort?>port).port
+            underlay.tally = &self.tally
+            self.by_family[family == 6] = underlay
+            self.superframes = self.superframes and underlay.superframes
 
     def _watch(self) -> None:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -136,8 +125,8 @@ cdef class Lane:
         if self.epoll_fd < 0 or self.stop_fd < 0:
             raise OSError(errno, f"lane: {os.strerror(errno)}")
         self._watch_one(self.stop_fd, STOP_TOKEN, 0)
-        for fd in self._underlay:
-            self._watch_one(fd, UNDERLAY_TOKEN, fd)
+        for i in range(self.n_underlays):
+            self._watch_one(self.underlays[i].fd, UNDERLAY_TOKEN, i)
         for i in range(self.n_overlays):
             self._watch_one(self.overlays[i].fd, OVERLAY_TOKEN, i)
 
@@ -153,12 +142,15 @@ cdef class Lane:
             close(self.epoll_fd)
         if self.stop_fd >= 0:
             close(self.stop_fd)
-        free(self.m)
-        free(self.queue)
+        free(self.slots)
+        free(self.frames)
+        free(self.datagrams)
+        free(self.cuts.heads)
+        free(self.cuts.pieces)
+        free(self.joins)
         free(self.overlays)
-        free(self.counters)
-        free(self.pools[0])
-        free(self.pools[1])
+        free(self.underlays)
+        free(self.tally.segments)
 
     # -- what Python calls ---------------------------------------------------------------------
 
@@ -173,8 +165,11 @@ cdef class Lane:
     def _name_of(self, fd: int) -> str:
         for i in range(self.n_overlays):
             if self.overlays[i].fd == fd:
-                return f"overlay port of VNI {self.tables.segments[self.overlays[i].segment].vni}"
-        return "underlay port" if fd in self._underlay else "lane"
+                return f"overlay port {self._overlay_ports[i].name}"
+        for i in range(self.n_underlays):
+            if self.underlays[i].fd == fd:
+                return f"underlay port {self._underlay_ports[i].name}"
+        return "lane"
 
     def stop(self) -> None:
         """Make ``run`` return, from any thread."""
@@ -182,29 +177,31 @@ cdef class Lane:
 
     def drops(self) -> dict[int, int]:
         """How many packets had each verdict but DELIVERED, by its number."""
-        return {i: self.verdicts[i] for i in range(1, N_VERDICTS) if self.verdicts[i]}
+        return {i: self.tally.verdicts[i] for i in range(1, N_VERDICTS) if self.tally.verdicts[i]}
 
     def segment_counters(self, segment: int) -> dict[str, int]:
-        """Frames and bytes from (rx) and to (tx) the underlay in one segment."""
+        """Frames and bytes accepted from (rx) and sent to (tx) the underlay in one segment."""
         if not 0 <= segment < self.tables.n_segments:
             raise IndexError(f"segment {segment} of {self.tables.n_segments}")
-        return dict(self.counters[segment])
+        return dict(self.tally.segments[segment])
 
     def lane_counters(self) -> dict[str, int]:
-        """How often the lane was woken."""
-        return {"wakeups": self.wakeups}
+        """How often the lane was woken, and how many bursts it has received."""
+        return {"wakeups": self.wakeups, "bursts": self.bursts}
 
     # -- the loop ------------------------------------------------------------------------------
 
     cdef int _loop(self) noexcept nogil:
+        """Below 0 never; 0 when told to stop, else the errno of what failed."""
         cdef epoll_event events[N_EVENTS]
+        cdef uint64_t busy_until = 0
         cdef int n, i, failed
         while True:
-            n = epoll_wait(self.epoll_fd, events, N_EVENTS, 1000)
+            n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else IDLE_MS)
             if n < 0 and errno != EINTR:
                 self.failed_fd = self.epoll_fd
                 return errno
-            self._tick(n == 0)
+            busy_until = self._tick(n, busy_until)
             for i in range(n):
                 failed = self._serve(events[i].data.u64)
                 if failed < 0:
@@ -212,14 +209,21 @@ cdef class Lane:
                 if failed > 0:
                     return failed
 
-    cdef void _tick(self, bint idle) noexcept nogil:
+    cdef uint64_t _tick(self, int n_events, uint64_t busy_until) noexcept nogil:
+        """Keep the time, and age the FDB; until when to look for more without sleeping, 0: not at all."""
         cdef timespec now
+        cdef uint64_t now_ns
         clock_gettime(CLOCK_MONOTONIC, &now)
+        now_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
         self.now_s = <uint32_t>now.tv_sec
-        self.wakeups += 1
+        self.recent.segment = NONE
+        self.wakeups += busy_until == 0
         if self.swept_s != <uint64_t>now.tv_sec:
             self.swept_s = now.tv_sec
-            self.tables.fdb_sweep(SWEEP_IDLE if idle else SWEEP_BUSY, self.now_s)
+            self.tables.fdb_sweep(SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
+        if n_events > 0 and self.busy_poll_ns:
+            return now_ns + self.busy_poll_ns
+        return busy_until if now_ns < busy_until else 0
 
     cdef int _serve(self, uint64_t token) noexcept nogil:
         """One port's turn: below 0 to stop, an errno when the port failed, else 0."""
@@ -227,62 +231,68 @@ cdef class Lane:
         if kind == STOP_TOKEN:
             return -1
         if kind == UNDERLAY_TOKEN:
-            return self._from_underlay(<int>token)
-        return self._from_overlay(&self.overlays[<uint32_t>token])
-
-    cdef inline void _drop(self, Verdict verdict) noexcept nogil:
-        self.verdicts[<int>verdict] += 1
+            return self._from_underlay(self.underlays[<uint32_t>token])
+        return self._from_overlay(self.overlays[<uint32_t>token])
 
     # -- underlay to overlay -------------------------------------------------------------------
 
-    cdef int _from_underlay(self, int fd) noexcept nogil:
+    cdef int _from_underlay(self, Underlay *port) noexcept nogil:
         cdef int n, i, _round
         for _round in range(N_ROUNDS):
-            self._prepare_receive()
-            n = recvmmsg(fd, self.m.msgs, N_SLOTS, MSG_DONTWAIT, NULL)
+            for i in range(MAX_BURST):
+                self.datagrams[i].data = self.slots + i * <size_t>SLOT_STRIDE + SLOT_ROOM
+            n = port.receive(port.state, self.datagrams, MAX_BURST)
             if n < 0:
-                # An ICMP error that came for the socket is told here once; it ends nothing.
+                self.failed_fd = port.fd
+                return -n
+            if n == 0:
                 return 0
+            self.bursts += 1
             for i in range(n):
-                self._deliver(i)
-            if n < N_SLOTS:
+                self._deliver(&self.datagrams[i])
+            gro_flush(self.joins)
+            for i in range(<int>self.n_overlays):
+                self.overlays[i].flush(self.overlays[i].state)
+            if n < MAX_BURST:
                 return 0
         return 0
 
-    cdef void _prepare_receive(self) noexcept nogil:
-        cdef msghdr *msg
-        cdef int i
-        for i in range(N_SLOTS):
-            msg = &self.m.msgs[i].msg_hdr
-            self.p.offset[i] = self.p.slot[i] + self.batch.headroom
-            self.m.iov[i] = iovec(self.p.mem + self.p.offset[i], FRAME_SIZE)
-            memset(msg, 0, sizeof(msghdr))
-            msg.msg_iov = &self.m.iov[i]
-            msg.msg_iovlen = 1
-            msg.msg_name = &self.m.names[i]
-            msg.msg_namelen = sizeof(sockaddr_in6)
-            msg.msg_control = self.m.control[i]
-            msg.msg_controllen = VX_CONTROL_LEN
+    cdef void _deliver(self, const Datagram *d) noexcept nogil:
+        """Each of the packets that came joined in one datagram, to its overlay port or a drop counter."""
+        cdef int32_t remote = self.tables.find_remote(d.source)
+        cdef uint32_t at = 0
+        cdef Verdict verdict
+        while at < d.length:
+            verdict = self._deliver_one(d, d.data + at, min(d.step, d.length - at), remote)
+            if verdict != DELIVERED:  # a delivered one is counted by its port
+                count(&self.tally, verdict, 1)
+            at += d.step
 
-    cdef void _deliver(self, uint32_t i) noexcept nogil:
-        """One received datagram, to its overlay port or to a drop counter."""
-        cdef uint8_t *packet = self.p.mem + self.p.offset[i]
-        cdef uint32_t length = self.m.msgs[i].msg_len
+    cdef inline Verdict _deliver_one(self, const Datagram *d, uint8_t *packet, uint32_t length,
+                                     int32_t remote) noexcept nogil:
+        cdef uint8_t *frame = packet + VX_VXLAN_LEN
         cdef Flow flow
-        cdef int32_t segment
+        cdef Segment *segment
         cdef Verdict verdict = self._check_header(packet, length)
-        if verdict == DELIVERED:
-            dissect(packet + VX_VXLAN_LEN, length - VX_VXLAN_LEN, &flow, False)
-            verdict = self._admit(i, packet, &flow, &segment)
-        if verdict == DELIVERED:
-            verdict = self._to_overlay(packet + VX_VXLAN_LEN, length - VX_VXLAN_LEN, &flow,
-                                       &self.overlays[self.tables.segments[segment].port])
-        if verdict == DELIVERED:
-            self.counters[segment].rx_packets += 1
-            self.counters[segment].rx_bytes += length - VX_VXLAN_LEN
-        self._drop(verdict)
+        if verdict != DELIVERED:
+            return verdict
+        length -= VX_VXLAN_LEN
+        if not self._admit(vx_load32(packet + 4) >> 8, remote, &verdict):
+            return verdict
+        segment = &self.tables.segments[self.recent.segment]
+        if is_tag(vx_load16(frame + 12)):
+            return INNER_VLAN
+        dissect(frame, length, &flow, False)
+        if d.tos & 3 and not ecn_decapsulate(frame, &flow, d.tos):
+            return ECN
+        if segment.learning:
+            self._learn(segment, vx_load48(frame + 6), remote)
+        self.tally.segments[self.recent.segment].rx_packets += 1
+        self.tally.segments[self.recent.segment].rx_bytes += length
+        gro_add(self.joins, self.overlays[segment.port], frame, length, &flow)
+        return DELIVERED
 
-    cdef Verdict _check_header(self, const uint8_t *packet, uint32_t length) noexcept nogil:
+    cdef inline Verdict _check_header(self, const uint8_t *packet, uint32_t length) noexcept nogil:
         if length < VX_VXLAN_LEN:
             return TRUNCATED
         if not packet[0] & VX_VNI_FLAG:
@@ -293,222 +303,131 @@ cdef class Lane:
             return INNER_TOO_SHORT
         return DELIVERED
 
-    cdef Verdict _admit(self, uint32_t i, uint8_t *packet, Flow *flow, int32_t *segment) noexcept nogil:
-        """Known VNI, known peer, acceptable frame; then learn where its sender is."""
-        cdef uint8_t address[ADDRESS_LEN]
-        cdef uint8_t *frame = packet + VX_VXLAN_LEN
-        cdef int32_t remote
-        cdef Segment *s
-        segment[0] = self.tables.find_segment(vx_load32(packet + 4) >> 8)
-        if segment[0] == NONE:
-            return UNKNOWN_VNI
-        s = &self.tables.segments[segment[0]]
-        sender_address(&self.m.names[i], address)
-        remote = self.tables.find_remote(address)
-        if remote == NONE or not self.tables.is_peer(segment[0], remote):
-            return SOURCE_REFUSED
-        if is_tag(vx_load16(frame + 12)):
-            return INNER_VLAN
-        if not ecn_decapsulate(frame, flow, vx_received_tos(&self.m.msgs[i].msg_hdr)):
-            return ECN
-        if s.learning:
-            self.tables.fdb_learn(s, vx_load48(frame + 6), remote, self.now_s)
-        return DELIVERED
+    cdef inline bint _admit(self, uint32_t vni, int32_t remote, Verdict *verdict) noexcept nogil:
+        """Whether the VNI is known and the remote is a peer of its segment, which then is `recent`."""
+        if self.recent.segment == NONE or self.recent.vni != vni:
+            self.recent.segment = self.tables.find_segment(vni)
+            self.recent.vni, self.recent.peer, self.recent.mac = vni, NONE, 0
+        if self.recent.segment == NONE:
+            verdict[0] = UNKNOWN_VNI
+            return False
+        if remote != NONE and remote == self.recent.peer:
+            return True
+        if remote == NONE or not self.tables.is_peer(self.recent.segment, remote):
+            verdict[0] = SOURCE_REFUSED
+            return False
+        self.recent.peer, self.recent.mac = remote, 0
+        return True
 
-    cdef Verdict _to_overlay(self, uint8_t *frame, uint32_t length, const Flow *flow,
-                             const Overlay *port) noexcept nogil:
-        """Write one frame to the TAP behind a virtio-net header, which covers the VXLAN header."""
-        cdef vx_vnet vnet
-        cdef ssize_t written
-        describe(frame, length, flow, port.mtu, &vnet)
-        memcpy(frame - VNET_LEN, &vnet, VNET_LEN)
-        written = write(port.fd, frame - VNET_LEN, length + VNET_LEN)
-        while written < 0 and errno == EINTR:
-            written = write(port.fd, frame - VNET_LEN, length + VNET_LEN)
-        if written >= 0:
-            return DELIVERED
-        if errno == EIO:  # tun's answer while the device is down
-            return OVERLAY_DOWN
-        return OVERLAY_FULL if errno == EAGAIN or errno == ENOBUFS else OVERLAY_REFUSED
+    cdef inline void _learn(self, Segment *segment, uint64_t mac, int32_t remote) noexcept nogil:
+        if mac != self.recent.mac:
+            self.tables.fdb_learn(segment, mac, remote, self.now_s)
+            self.recent.mac = mac
 
     # -- overlay to underlay -------------------------------------------------------------------
 
     cdef int _from_overlay(self, Overlay *port) noexcept nogil:
-        cdef uint32_t n
-        cdef int _round, failed
+        cdef int n, i, _round
         for _round in range(N_ROUNDS):
-            failed = self._read_overlay(port, &n)
-            for i in range(n):
-                self._drop(self._forward(i, port.segment))
-            self._flush()
-            if failed:
+            for i in range(MAX_BURST):
+                self.frames[i].data = self.slots + i * <size_t>SLOT_STRIDE + SLOT_ROOM
+            n = port.receive(port.state, self.frames, MAX_BURST, BURST_BYTES)
+            if n < 0:
                 self.failed_fd = port.fd
-                return failed
-            if n < N_SLOTS:
+                return -n
+            if n == 0:
+                return 0
+            self.bursts += 1
+            for i in range(n):
+                self._forward(&self.frames[i], port.segment)
+            self._flush()
+            if n < MAX_BURST:
                 return 0
         return 0
 
-    cdef int _read_overlay(self, Overlay *port, uint32_t *n) noexcept nogil:
-        """Read frames until the TAP is empty or the batch full; an errno when it is gone."""
-        cdef uint8_t *at
-        cdef ssize_t length
-        n[0] = 0
-        while n[0] < N_SLOTS:
-            self.p.offset[n[0]] = self.p.slot[n[0]] + self.batch.headroom
-            at = self.p.mem + self.p.offset[n[0]]
-            length = read(port.fd, at - VNET_LEN, FRAME_SIZE)
-            if length < 0:
-                return 0 if errno == EAGAIN or errno == EINTR else errno
-            if length >= VNET_LEN:
-                self.p.length[n[0]] = <uint32_t>(length - VNET_LEN)
-                n[0] += 1
-        return 0
+    cdef void _flush(self) noexcept nogil:
+        cdef uint32_t i
+        for i in range(self.n_underlays):
+            self.underlays[i].flush(self.underlays[i].state)
+        self.cuts.n = self.cuts.used = 0
 
-    cdef Verdict _forward(self, uint32_t i, uint32_t segment) noexcept nogil:
-        """Queue one frame to its remote, or to all of the flood set."""
-        cdef uint8_t *frame = self.p.mem + self.p.offset[i]
-        cdef Segment *s = &self.tables.segments[segment]
+    cdef void _forward(self, Frame *frame, uint32_t number) noexcept nogil:
+        """Send one frame to its remote, or to all of the flood set."""
+        cdef Segment *segment = &self.tables.segments[number]
+        cdef Heading heading
         cdef Flow flow
         cdef int32_t remote
-        cdef uint32_t k
-        if self.p.length[i] < VX_ETH_LEN:
-            return INNER_TOO_SHORT
-        if is_tag(vx_load16(frame + 12)):
-            return INNER_VLAN
-        dissect(frame, self.p.length[i], &flow, False)
-        finish_checksum(frame, self.p.length[i], &flow)
-        vx_store32(frame - VX_VXLAN_LEN, <uint32_t>VX_VNI_FLAG << 24)
-        vx_store32(frame - VX_VXLAN_LEN + 4, s.vni << 8)
-        remote = NONE if frame[0] & 1 else self.tables.fdb_find(s, vx_load48(frame), self.now_s)
-        if remote != NONE:
-            self._queue(i, segment, remote, &flow)
-            return DELIVERED
-        if s.n_flood == 0:
-            return NO_REMOTE
-        for k in range(s.n_flood):
-            self._queue(i, segment, self.tables.flood[s.flood_at + k], &flow)
-        return DELIVERED
+        if is_tag(vx_load16(frame.data + 12)):
+            count(&self.tally, INNER_VLAN, 1)
+            return
+        dissect(frame.data, frame.length, &flow, False)
+        remote = NONE
+        if not frame.data[0] & 1:
+            remote = self.tables.fdb_find(segment, vx_load48(frame.data), self.now_s)
+        if remote == NONE and segment.n_flood == 0:
+            count(&self.tally, NO_REMOTE, 1)
+            return
+        heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
+        heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
+        heading.tos |= outer_ecn(flow.tos, self.ecn_linux)
+        heading.ttl = flow.ttl if self.ttl < 0 else 0
+        if frame.vnet.gso_type and not self.superframes:
+            self._send_cut(frame, &flow, segment, remote, &heading)
+        else:
+            self._send_whole(frame, segment, remote, &heading)
 
-    cdef void _queue(self, uint32_t i, uint32_t segment, uint32_t remote, const Flow *flow) noexcept nogil:
-        cdef Send *send
-        cdef uint32_t family = self.tables.remotes[remote].family == 6
-        if self.n_queue == N_SENDS:
+    cdef inline uint64_t _vxlan(self, const Segment *segment) noexcept nogil:
+        """The header of the segment, in memory order."""
+        return (<uint64_t>vx_be32(segment.vni << 8) << 32 | vx_be32(<uint32_t>VX_VNI_FLAG << 24)
+                if vx_be32(1) != 1 else <uint64_t>VX_VNI_FLAG << 56 | <uint64_t>segment.vni << 8)
+
+    cdef void _send_whole(self, Frame *frame, const Segment *segment, int32_t remote,
+                          Heading *heading) noexcept nogil:
+        """As it is, with its header in the room in front of it."""
+        cdef Piece *piece
+        if (frame.vnet.flags & VX_VNET_NEEDS_CSUM and not self.superframes
+                and not finish_partial(frame.data, frame.length, &frame.vnet)):
+            count(&self.tally, BAD_OFFLOAD, 1)
+            return
+        if self.cuts.n == MAX_PIECES:
             self._flush()
-        send = &self.queue[self.n_queue]
-        send.packet, send.segment, send.remote, send.done = i, segment, remote, False
-        send.socket = family << 16 | <uint32_t>((<uint64_t>flow.hash * self.n_pool[family]) >> 32)
-        send.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
-        send.tos |= outer_ecn(flow.tos, self.ecn_linux)
-        send.ttl = flow.ttl if self.ttl < 0 else 0
-        self.n_queue += 1
+        piece = &self.cuts.pieces[self.cuts.n]
+        self.cuts.n += 1
+        piece.head, piece.head_len = frame.data - VX_VXLAN_LEN, VX_VXLAN_LEN + frame.length
+        piece.body, piece.body_len = NULL, 0
+        vx_store64_raw(piece.head, self._vxlan(segment))
+        self._send(piece, 1, segment, remote, heading)
 
-    cdef void _flush(self) noexcept nogil:
-        """Send what is queued, one call for each source port in turn: a flow keeps its order."""
-        cdef uint32_t i
-        for i in range(self.n_queue):
-            if not self.queue[i].done:
-                self._send_from(i)
-        self.n_queue = 0
+    cdef void _send_cut(self, Frame *frame, const Flow *flow, const Segment *segment, int32_t remote,
+                        Heading *heading) noexcept nogil:
+        """A super-frame, in pieces; in several goes if there is not room for all of them at once."""
+        cdef Whole whole
+        cdef uint32_t n
+        if not gso_begin(&whole, frame, flow):
+            count(&self.tally, BAD_OFFLOAD, 1)
+            return
+        while whole.done < whole.payload_len:
+            n = gso_cut(&whole, &self.cuts, self._vxlan(segment))
+            if n:
+                self._send(&self.cuts.pieces[self.cuts.n - n], n, segment, remote, heading)
+            if whole.done < whole.payload_len:
+                self._flush()
 
-    cdef void _send_from(self, uint32_t first) noexcept nogil:
-        cdef uint32_t socket = self.queue[first].socket
-        cdef uint32_t i, n = 0
-        for i in range(first, self.n_queue):
-            if not self.queue[i].done and self.queue[i].socket == socket:
-                self.queue[i].done = True
-                self._compose(n, i)
-                n += 1
-        self._send_all(self.pools[socket >> 16][socket & 0xFFFF], n)
+    cdef void _send(self, const Piece *pieces, uint32_t n, const Segment *segment, int32_t remote,
+                    Heading *heading) noexcept nogil:
+        cdef uint32_t k
+        if remote != NONE:
+            self._send_to(pieces, n, remote, heading)
+            return
+        for k in range(segment.n_flood):
+            self._send_to(pieces, n, self.tables.flood[segment.flood_at + k], heading)
 
-    cdef void _compose(self, uint32_t at, uint32_t i) noexcept nogil:
-        cdef msghdr *msg = &self.m.msgs[at].msg_hdr
-        cdef Send *send = &self.queue[i]
-        cdef Remote *remote = &self.tables.remotes[send.remote]
-        cdef bint six = remote.family == 6
-        self.m.sends[at] = i
-        self.m.iov[at] = iovec(self.p.mem + self.p.offset[send.packet] - VX_VXLAN_LEN,
-                               self.p.length[send.packet] + VX_VXLAN_LEN)
-        memset(msg, 0, sizeof(msghdr))
-        msg.msg_name = &remote.name
-        msg.msg_namelen = remote.name_len
-        msg.msg_iov = &self.m.iov[at]
-        msg.msg_iovlen = 1
-        if send.tos:
-            vx_put_control(msg, self.m.control[at], IPPROTO_IPV6 if six else IPPROTO_IP,
-                           IPV6_TCLASS if six else IP_TOS, send.tos)
-        if send.ttl:
-            vx_put_control(msg, self.m.control[at], IPPROTO_IPV6 if six else IPPROTO_IP,
-                           IPV6_HOPLIMIT if six else IP_TTL, send.ttl)
-
-    cdef void _send_all(self, int fd, uint32_t n) noexcept nogil:
-        """An error with nothing sent concerns the first message alone: drop it and go on."""
-        cdef uint32_t at = 0
-        cdef int sent, error, tries = 0
-        while at < n:
-            sent = sendmmsg(fd, &self.m.msgs[at], n - at, MSG_DONTWAIT)
-            error = errno
-            if sent > 0:
-                self._count_sent(at, at + sent)
-                at += sent
-                tries = 0
-            elif error == EINTR or (error == EAGAIN and wait_writable(fd)):
-                continue
-            elif error == ENOBUFS and tries < NOBUFS_TRIES:
-                tries += 1
-            else:
-                self._drop(send_verdict(error))
-                at += 1
-                tries = 0
-
-    cdef void _count_sent(self, uint32_t at, uint32_t end) noexcept nogil:
-        cdef SegmentCounters *counters
-        while at < end:
-            counters = &self.counters[self.queue[self.m.sends[at]].segment]
-            counters.tx_packets += 1
-            counters.tx_bytes += self.m.iov[at].iov_len - VX_VXLAN_LEN
-            at += 1
-
-
-cdef Verdict send_verdict(int error) noexcept nogil:
-    if error == EMSGSIZE:
-        return TOO_BIG
-    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
-
-
-cdef bint wait_writable(int fd) noexcept nogil:
-    cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
-    return poll(&wanted, 1, SEND_WAIT_MS) > 0
-
-
-cdef void sender_address(const sockaddr_in6 *name, uint8_t *address) noexcept nogil:
-    """The 16-byte form of who sent a datagram, IPv4 as ::ffff:a.b.c.d."""
-    if name.sin6_family == AF_INET6:
-        memcpy(address, &name.sin6_addr, ADDRESS_LEN)
-        return
-    memset(address, 0, 10)
-    vx_store16_raw(address + 10, 0xFFFF)
-    memcpy(address + 12, &(<const sockaddr_in *>name).sin_addr, 4)
-
-
-cdef void describe(uint8_t *frame, uint32_t length, const Flow *flow, uint32_t mtu,
-                   vx_vnet *vnet) noexcept nogil:
-    """Tell the TAP of a checksum still to finish, and of a TCP super-frame to be cut to the MTU.
-
-    A kernel peer with tunnel offloads hands us both. Cutting TCP at any size is right, so the MTU
-    is as good as the unknown original size.
-    """
-    cdef uint32_t field_off, header_len
-    memset(vnet, 0, sizeof(vx_vnet))
-    if not checksum_is_partial(frame, length, flow, &field_off):
-        return
-    vnet.flags = VX_VNET_NEEDS_CSUM
-    vnet.csum_start = <uint16_t>flow.l4_off
-    vnet.csum_offset = <uint16_t>field_off
-    if flow.proto != PROTO_TCP or length <= mtu + VX_ETH_LEN:
-        return
-    header_len = flow.l4_off + (frame[flow.l4_off + 12] >> 4) * 4
-    if header_len - flow.ip_off >= mtu or header_len < flow.l4_off + 20 or header_len >= length:
-        return
-    vnet.gso_type = VX_VNET_GSO_TCPV4 if flow.version == 4 else VX_VNET_GSO_TCPV6
-    vnet.hdr_len = <uint16_t>header_len
-    vnet.gso_size = <uint16_t>(mtu - (header_len - flow.ip_off))
+    cdef inline void _send_to(self, const Piece *pieces, uint32_t n, uint32_t remote,
+                              Heading *heading) noexcept nogil:
+        cdef Underlay *port
+        heading.remote_id, heading.remote = remote, &self.tables.remotes[remote]
+        port = self.by_family[heading.remote.family == 6]
+        if port == NULL:
+            count(&self.tally, UNDERLAY_REFUSED, n)
+        else:
+            port.send(port.state, pieces, n, heading)

@@ -1,0 +1,115 @@
+# What a lane and its ports say to each other. A port is an endpoint of packets; each kind is a module
+# of its own (tap, udp, ...) that fills in one of the two tables of functions below. `state` is the
+# port's own; all functions are called by the one lane that owns the port.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from vxcore._fast.c_net cimport iovec
+from vxcore._fast.c_wire cimport vx_vnet
+from vxcore._fast.flow cimport Flow
+from vxcore._fast.table cimport Remote
+from vxcore._fast.verdict cimport N_VERDICTS, Verdict
+
+cdef enum:
+    MAX_BURST = 64           # frames or datagrams that one receive gives at the most
+    SLOT_ROOM = 256          # bytes in front of what is received that may be written to
+    # The largest datagram, or super-frame, there is: what an IP packet holds, and an Ethernet header.
+    SLOT_LEN = 65536 + 64
+    # One slot to the next. The odd 192 bytes keep the slots from sharing the sets of a cache.
+    SLOT_STRIDE = SLOT_ROOM + SLOT_LEN + 192
+
+
+# What a lane has counted; written by its thread alone, read by Python at any time.
+cdef struct SegmentCounters:
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes
+
+cdef struct Tally:
+    uint64_t verdicts[N_VERDICTS]
+    SegmentCounters *segments
+
+
+# An inner frame. Its memory belongs to the slot or ring it was received into, until the port's next
+# receive. `vnet` says what its sender left to be done: a checksum to finish, a super-frame to cut.
+cdef struct Frame:
+    uint8_t *data
+    uint32_t length
+    vx_vnet vnet
+
+# What arrived for our UDP port: a VXLAN header and a frame, or several that came joined (UDP_GRO), each
+# of `step` bytes but the last. `vnet` is the inner frame's, its offsets counted from that frame's start.
+cdef struct Datagram:
+    uint8_t *data
+    uint32_t length
+    uint32_t step
+    vx_vnet vnet
+    uint16_t source_port
+    uint8_t tos
+    uint8_t source[16]       # IPv4 as ::ffff:a.b.c.d
+
+# One UDP payload to send, in two parts: the headers, and the rest of the frame where it was received.
+cdef struct Piece:
+    uint8_t *head
+    const uint8_t *body
+    uint32_t head_len, body_len
+
+# Where a run goes, and how its outer headers are filled in.
+cdef struct Heading:
+    const Remote *remote
+    uint32_t remote_id
+    uint32_t segment         # whose counters it goes under
+    uint32_t hash            # of the inner flow: chooses the source port
+    uint8_t tos, ttl         # ttl 0: the port's own
+    bint df
+    vx_vnet vnet             # of the one frame, where the port takes super-frames
+
+
+# -- towards the hosts of a segment ---------------------------------------------------------------
+
+cdef struct Overlay:
+    void *state
+    int fd                   # readable when frames wait
+    uint32_t mtu
+    uint32_t segment
+    bint superframes         # takes frames that are yet to be cut or whose checksum is yet to be finished
+    Tally *tally
+    # Up to `max` frames into the slots that out[i].data points to, or, of a port that has memory of its
+    # own, with out[i].data set to where they are; at most `budget` bytes. Their number, or -errno when the
+    # port has failed for good.
+    int (*receive)(void *state, Frame *out, uint32_t max, uint32_t budget) noexcept nogil
+    # One frame in parts[1 .. n), made of n_packets that arrived; parts[0] is the port's to use. The bytes
+    # stay where they are until flush, the parts themselves do not.
+    void (*send)(void *state, iovec *parts, uint32_t n, const vx_vnet *vnet,
+                 uint32_t n_packets) noexcept nogil
+    void (*flush)(void *state) noexcept nogil
+
+
+cdef class OverlayPort:
+    cdef Overlay port
+    cdef readonly object name
+
+
+# -- towards the other VTEPs ----------------------------------------------------------------------
+
+cdef struct Underlay:
+    void *state
+    int fd                   # readable when datagrams wait
+    bint superframes         # takes frames whole, as Heading.vnet describes them
+    Tally *tally
+    int (*receive)(void *state, Datagram *out, uint32_t max) noexcept nogil
+    # A run: n pieces, all of one length but the last, which may be shorter. All that they point to stays
+    # until flush. What becomes of them is counted in `tally`.
+    void (*send)(void *state, const Piece *pieces, uint32_t n, const Heading *heading) noexcept nogil
+    void (*flush)(void *state) noexcept nogil
+
+
+cdef class UnderlayPort:
+    cdef Underlay port
+    cdef readonly object name
+
+
+cdef inline void count(Tally *tally, Verdict verdict, uint64_t n) noexcept nogil:
+    tally.verdicts[<int>verdict] += n
+
+
+cdef inline void count_sent(Tally *tally, uint32_t segment, uint64_t n, uint64_t n_bytes) noexcept nogil:
+    tally.segments[segment].tx_packets += n
+    tally.segments[segment].tx_bytes += n_bytes

@@ -1,0 +1,320 @@
+"""UDP: the underlay port that is a set of UDP sockets of this host's own stack.
+
+Place in the house: one kind of port; above port, below the lane. One socket receives; a pool of others
+sends, for a UDP socket has one source port and RFC 7348 section 5 wants it to vary with the inner flow.
+A run goes out as one message that the kernel, or the NIC, cuts (UDP_SEGMENT); what the kernel joined on
+receipt comes in as one (UDP_GRO).
+"""
+
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from vxcore._fast.c_bytes cimport vx_be16, vx_store16_raw
+from vxcore._fast.c_net cimport *
+from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
+from vxcore._fast.port cimport *
+from vxcore._fast.table cimport Remote
+from vxcore._fast.verdict cimport *
+
+cdef enum:
+    MAX_MESSAGES = 256
+    MAX_PARTS = 2048         # two for each piece
+    MAX_RUN = 63             # UDP_MAX_SEGMENTS of Linux before 6.9, less one; now it is 127
+    MAX_RUN_BYTES = 65000    # what fits a datagram, with room for IP options
+    NOBUFS_TRIES = 3
+    SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
+    RECEIVE_BYTES = 1 << 19  # half of a usual L2 cache: what one receive is to bring, so that it stays near
+    MIN_RECEIVE = 4
+    NOTHING = -1
+
+
+cdef struct Message:
+    const Remote *remote
+    uint32_t part, n_pieces, step, n_bytes, segment
+    int next                 # of the same source port; NOTHING: the last
+    uint8_t tos, ttl
+
+
+cdef struct Queue:
+    Message messages[256]
+    iovec parts[2048]
+    uint32_t n, n_parts
+    int first[1024]          # of each source port, or NOTHING
+    int last[1024]
+
+
+cdef struct Buffers:
+    mmsghdr msgs[256]
+    iovec iov[64]
+    uint8_t control[256][96]
+    sockaddr_in6 names[64]
+    uint32_t sent[256]       # which of the queue's messages each is
+
+
+cdef struct State:
+    Underlay *port
+    int *fds                 # of source port i: [2 * i] for single packets, [2 * i + 1] for runs
+    uint32_t n_sources
+    uint32_t n_receive
+    bint six, gso
+    int gso_error            # why runs are no longer sent as such, an errno
+    Queue *queue
+    Buffers *b
+
+
+cdef class UdpPort(UnderlayPort):
+    """Sockets of one local address by their descriptors, which the caller keeps open.
+
+    `receiver` is bound to the VXLAN port. `senders` has a pair for each source port: for single packets
+    and for runs; the second is -1, in all or none, where the kernel is not to be asked for UDP_SEGMENT.
+    Raises ValueError when there are none or more than 1,024.
+    """
+
+    cdef State s
+
+    def __cinit__(self):
+        self.s.queue = <Queue *>calloc(1, sizeof(Queue))
+        self.s.b = <Buffers *>calloc(1, sizeof(Buffers))
+        self.s.fds = <int *>calloc(2 * 1024, sizeof(int))
+        if not (self.s.queue and self.s.b and self.s.fds):
+            raise MemoryError("no memory for a port")
+
+    def __init__(self, name: str, receiver: int, senders, family: int):
+        if not 1 <= len(senders) <= 1024:
+            raise ValueError(f"{len(senders)} source ports: from 1 to 1024")
+        self.name = name
+        for i, (single, run) in enumerate(senders):
+            self.s.fds[2 * i], self.s.fds[2 * i + 1] = single, run
+            self.s.queue.first[i] = NOTHING
+        self.s.n_sources, self.s.six = len(senders), family == 6
+        self.s.gso = self.s.fds[1] >= 0
+        self.s.n_receive = MAX_BURST
+        self.s.port = &self.port
+        self.port.fd, self.port.state = receiver, &self.s
+        self.port.receive, self.port.send, self.port.flush = receive, send, flush
+
+    def __dealloc__(self):
+        free(self.s.queue)
+        free(self.s.b)
+        free(self.s.fds)
+
+    @property
+    def gso_error(self) -> int:
+        """The errno with which the kernel refused UDP_SEGMENT, after which it was not used; else 0."""
+        return self.s.gso_error
+
+
+# -- receiving --------------------------------------------------------------------------------------
+
+
+cdef int receive(void *state, Datagram *out, uint32_t max) noexcept nogil:
+    cdef State *s = <State *>state
+    cdef uint32_t n_bytes = 0
+    cdef int n, i
+    max = smaller(max, s.n_receive)
+    for i in range(<int>max):
+        prepare(s.b, i, out[i].data)
+    n = recvmmsg(s.port.fd, s.b.msgs, max, MSG_DONTWAIT, NULL)
+    if n <= 0:  # an ICMP error that came for the socket is told here once; it ends nothing
+        return 0
+    for i in range(n):
+        n_bytes += s.b.msgs[i].msg_len
+        describe(&out[i], &s.b.msgs[i], &s.b.names[i])
+    s.n_receive = smaller(MAX_BURST, larger(MIN_RECEIVE, RECEIVE_BYTES / (n_bytes / <uint32_t>n + 1)))
+    return n
+
+
+cdef inline uint32_t larger(uint32_t a, uint32_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline uint32_t smaller(uint32_t a, uint32_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline void prepare(Buffers *b, int i, uint8_t *data) noexcept nogil:
+    cdef msghdr *msg = &b.msgs[i].msg_hdr
+    b.iov[i] = iovec(data, SLOT_LEN)
+    msg.msg_iov, msg.msg_iovlen = &b.iov[i], 1
+    msg.msg_name, msg.msg_namelen = &b.names[i], sizeof(sockaddr_in6)
+    msg.msg_control, msg.msg_controllen = b.control[i], VX_CONTROL_LEN
+    msg.msg_flags = 0
+
+
+cdef inline void describe(Datagram *d, mmsghdr *m, const sockaddr_in6 *name) noexcept nogil:
+    cdef uint32_t step = vx_received_step(&m.msg_hdr)
+    d.length = m.msg_len
+    d.step = step if 0 < step < d.length else d.length
+    d.tos = vx_received_tos(&m.msg_hdr)
+    d.source_port = vx_be16(name.sin6_port)
+    memset(&d.vnet, 0, sizeof(vx_vnet))
+    if name.sin6_family == AF_INET6:
+        memcpy(d.source, &name.sin6_addr, 16)
+        return
+    memset(d.source, 0, 10)
+    vx_store16_raw(d.source + 10, 0xFFFF)
+    memcpy(d.source + 12, &(<const sockaddr_in *>name).sin_addr, 4)
+
+
+# -- sending ----------------------------------------------------------------------------------------
+
+
+cdef void send(void *state, const Piece *pieces, uint32_t n, const Heading *heading) noexcept nogil:
+    """Queue a run as few messages as can carry it."""
+    cdef State *s = <State *>state
+    cdef uint32_t step = pieces[0].head_len + pieces[0].body_len
+    cdef uint32_t longest = 1
+    cdef uint32_t i = 0, take
+    if s.gso and n > 1:
+        longest = smaller(MAX_RUN, larger(1, MAX_RUN_BYTES / step))
+    while i < n:
+        take = smaller(longest, n - i)
+        if s.queue.n == MAX_MESSAGES or s.queue.n_parts + 2 * take > MAX_PARTS:
+            flush(state)
+        enqueue(s, pieces + i, take, heading)
+        i += take
+
+
+cdef inline void enqueue(State *s, const Piece *pieces, uint32_t n, const Heading *heading) noexcept nogil:
+    cdef Queue *q = s.queue
+    cdef uint32_t source = <uint32_t>((<uint64_t>heading.hash * s.n_sources) >> 32)
+    cdef Message *message = &q.messages[q.n]
+    cdef uint32_t i
+    message.remote, message.segment = heading.remote, heading.segment
+    message.tos, message.ttl = heading.tos, heading.ttl
+    message.part, message.n_pieces, message.n_bytes = q.n_parts, n, 0
+    message.step = pieces[0].head_len + pieces[0].body_len
+    for i in range(n):
+        q.parts[q.n_parts] = iovec(pieces[i].head, pieces[i].head_len)
+        q.parts[q.n_parts + 1] = iovec(<void *>pieces[i].body, pieces[i].body_len)
+        q.n_parts += 2
+        message.n_bytes += pieces[i].head_len + pieces[i].body_len - VX_VXLAN_LEN
+    message.next = NOTHING
+    if q.first[source] == NOTHING:
+        q.first[source] = <int>q.n
+    else:
+        q.messages[q.last[source]].next = <int>q.n
+    q.last[source] = <int>q.n
+    q.n += 1
+
+
+cdef void flush(void *state) noexcept nogil:
+    """Send what is queued, source port by source port: a flow has one, and so keeps its order."""
+    cdef State *s = <State *>state
+    cdef uint32_t source
+    if s.queue.n == 0:
+        return
+    for source in range(s.n_sources):
+        if s.queue.first[source] != NOTHING:
+            send_from(s, source)
+            s.queue.first[source] = NOTHING
+    s.queue.n = s.queue.n_parts = 0
+
+
+cdef void send_from(State *s, uint32_t source) noexcept nogil:
+    """What one source port has to send: as few calls as its two sockets allow."""
+    cdef int at = s.queue.first[source]
+    cdef uint32_t n = 0
+    cdef int fd, last_fd = NOTHING
+    while at != NOTHING:
+        fd = s.fds[2 * source + (s.queue.messages[at].n_pieces > 1)]
+        if n and fd != last_fd:
+            send_all(s, last_fd, source, n)
+            n = 0
+        last_fd = fd
+        compose(s, n, at)
+        n += 1
+        at = s.queue.messages[at].next
+    send_all(s, last_fd, source, n)
+
+
+cdef void compose(State *s, uint32_t at, uint32_t which) noexcept nogil:
+    cdef Message *message = &s.queue.messages[which]
+    s.b.sent[at] = which
+    fill(s, &s.b.msgs[at].msg_hdr, s.b.control[at], message)
+    s.b.msgs[at].msg_hdr.msg_iov = &s.queue.parts[message.part]
+    s.b.msgs[at].msg_hdr.msg_iovlen = 2 * message.n_pieces
+    if message.n_pieces > 1:
+        vx_put_control16(&s.b.msgs[at].msg_hdr, s.b.control[at], IPPROTO_UDP, UDP_SEGMENT,
+                         <uint16_t>message.step)
+
+
+cdef void fill(State *s, msghdr *msg, void *control, const Message *message) noexcept nogil:
+    """Where to, and what the outer header is to say."""
+    memset(msg, 0, sizeof(msghdr))
+    msg.msg_name = <void *>&message.remote.name
+    msg.msg_namelen = message.remote.name_len
+    if message.tos:
+        vx_put_control(msg, control, IPPROTO_IPV6 if s.six else IPPROTO_IP,
+                       IPV6_TCLASS if s.six else IP_TOS, message.tos)
+    if message.ttl:
+        vx_put_control(msg, control, IPPROTO_IPV6 if s.six else IPPROTO_IP,
+                       IPV6_HOPLIMIT if s.six else IP_TTL, message.ttl)
+
+
+cdef void send_all(State *s, int fd, uint32_t source, uint32_t n) noexcept nogil:
+    """An error with nothing sent concerns the first message alone: deal with it and go on."""
+    cdef uint32_t at = 0
+    cdef int sent, error, tries = 0
+    while at < n:
+        sent = sendmmsg(fd, &s.b.msgs[at], n - at, MSG_DONTWAIT)
+        error = errno
+        if sent > 0:
+            count_messages(s, at, at + sent)
+            at += sent
+            tries = 0
+        elif error == EINTR or (error == EAGAIN and wait_writable(fd)):
+            continue
+        elif error == ENOBUFS and tries < NOBUFS_TRIES:
+            tries += 1
+        else:
+            refused(s, &s.queue.messages[s.b.sent[at]], source, error)
+            at += 1
+            tries = 0
+
+
+cdef void count_messages(State *s, uint32_t at, uint32_t end) noexcept nogil:
+    cdef Message *message
+    while at < end:
+        message = &s.queue.messages[s.b.sent[at]]
+        count(s.port.tally, DELIVERED, message.n_pieces)
+        count_sent(s.port.tally, message.segment, message.n_pieces, message.n_bytes)
+        at += 1
+
+
+cdef void refused(State *s, Message *message, uint32_t source, int error) noexcept nogil:
+    """Count what the kernel did not take, or, if that was a run it cannot cut, send it packet by packet."""
+    if message.n_pieces > 1 and (error == EIO or error == EINVAL):
+        send_singly(s, message, source, error)
+    else:
+        count(s.port.tally, send_verdict(error), message.n_pieces)
+
+
+cdef void send_singly(State *s, const Message *message, uint32_t source, int error) noexcept nogil:
+    cdef uint8_t control[96]
+    cdef msghdr msg
+    cdef uint32_t i
+    fill(s, &msg, control, message)
+    msg.msg_iovlen = 2
+    for i in range(message.n_pieces):
+        msg.msg_iov = &s.queue.parts[message.part + 2 * i]
+        if sendmsg(s.fds[2 * source], &msg, MSG_DONTWAIT) < 0:
+            count(s.port.tally, send_verdict(errno), 1)
+            continue
+        s.gso, s.gso_error = False, error
+        count(s.port.tally, DELIVERED, 1)
+        count_sent(s.port.tally, message.segment, 1,
+                   msg.msg_iov[0].iov_len + msg.msg_iov[1].iov_len - VX_VXLAN_LEN)
+
+
+cdef Verdict send_verdict(int error) noexcept nogil:
+    if error == EMSGSIZE:
+        return TOO_BIG
+    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
+
+
+cdef bint wait_writable(int fd) noexcept nogil:
+    cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
+    return poll(&wanted, 1, SEND_WAIT_MS) > 0

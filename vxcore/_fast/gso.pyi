@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def segments_of(frame: Buffer, size: int) -> list[bytes]: ...
