@@ -148,7 +148,9 @@ class Vtep:
     def _underlay_port(self, udp: UdpUnderlay, number: int) -> UdpPort:
         pool = [(single.fileno(), run.fileno() if run else -1) for single, run in udp.pool]
         name = f"udp {udp.local} port {self.settings.underlay.dstport}"
-        return UdpPort(name, udp.receivers[number].fileno(), pool, udp.local.version)
+        return UdpPort(
+            name, udp.receivers[number].fileno(), udp.routes[number].fileno(), pool, udp.local.version
+        )
 
     def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
         thread = threading.Thread(target=self._run, args=(number, lane), name=f"vxcore-lane-{number}")

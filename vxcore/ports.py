@@ -205,12 +205,14 @@ class UdpUnderlay:
     ) -> None:
         self.local = local
         self.receivers: list[socket.socket] = []
+        self.routes: list[socket.socket] = []
         self.pool: list[Senders] = []
         offload = offload or Offload()
         with ExitStack() as undo:
             undo.callback(self.close)
             for _ in range(n_lanes):
                 self.receivers.append(_receiver(settings, local, n_lanes > 1))
+                self.routes.append(_sender(settings, local, 0, ()))
             self.gro = offload.udp_gro and all(_turn_on(sock, _UDP_GRO, 1) for sock in self.receivers)
             self.gso = offload.udp_gso and _turn_on(self.receivers[0], _UDP_SEGMENT, 0)
             self._fill_pool(settings)
@@ -250,9 +252,10 @@ class UdpUnderlay:
         return sum(_dropped(sock) for sock in self.receivers)
 
     def close(self) -> None:
-        for sock in [*self.receivers, *(sock for pair in self.pool for sock in pair if sock)]:
+        for sock in [*self.receivers, *self.routes, *(sock for pair in self.pool for sock in pair if sock)]:
             sock.close()
         self.receivers.clear()
+        self.routes.clear()
         self.pool.clear()
 
 

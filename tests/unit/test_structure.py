@@ -39,7 +39,7 @@ FAST_FLOORS = [
     "codec pcap",
     "table",
     "port",
-    "udp tap gso gro",
+    "udp tap gso gro icmp",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.

@@ -6,6 +6,8 @@ from vxcore._fast.port import UnderlayPort
 
 @disjoint_base
 class UdpPort(UnderlayPort):
-    def __init__(self, name: str, receiver: int, senders: Sequence[tuple[int, int]], family: int) -> None: ...
+    def __init__(
+        self, name: str, receiver: int, route: int, senders: Sequence[tuple[int, int]], family: int
+    ) -> None: ...
     @property
     def gso_error(self) -> int: ...

@@ -13,6 +13,8 @@ cdef extern from "vx_net.h" nogil:
         UDP_SEGMENT
         IP_TOS
         IP_TTL
+        IP_MTU
+        IPV6_MTU
         IPV6_TCLASS
         IPV6_HOPLIMIT
         MSG_DONTWAIT
@@ -49,6 +51,7 @@ cdef extern from "vx_net.h" nogil:
         unsigned int msg_len
     int recvmmsg(int fd, mmsghdr *msgs, unsigned int n, int flags, void *timeout)
     int sendmmsg(int fd, mmsghdr *msgs, unsigned int n, int flags)
+    int connect(int fd, const sockaddr *name, unsigned int length)
     ssize_t sendmsg(int fd, const msghdr *msg, int flags)
     ssize_t writev(int fd, const iovec *parts, int n)
     int getsockopt(int fd, int level, int option, void *value, unsigned int *length)

@@ -7,6 +7,7 @@ holds no lock and never the GIL: Python starts it, reads its counters, and stops
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close
 
@@ -18,6 +19,7 @@ from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport *
 from vxcore._fast.gro cimport Joins, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
+from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
 from vxcore._fast.table cimport NONE, Segment, Tables
 from vxcore._fast.verdict cimport *
@@ -29,6 +31,7 @@ cdef enum:
     SWEEP_BUSY = 256         # buckets of the FDB looked over in a second with traffic
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
     IDLE_MS = 1000
+    ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
     OVERLAY_TOKEN = 2
@@ -67,7 +70,7 @@ cdef class Lane:
     cdef int epoll_fd, stop_fd, failed_fd
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes
-    cdef uint32_t now_s
+    cdef uint32_t now_s, answers_left
     cdef uint64_t busy_poll_ns, swept_s
     cdef uint64_t wakeups, bursts
 
@@ -220,6 +223,7 @@ cdef class Lane:
         self.wakeups += busy_until == 0
         if self.swept_s != <uint64_t>now.tv_sec:
             self.swept_s = now.tv_sec
+            self.answers_left = ANSWERS_PER_S
             self.tables.fdb_sweep(SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
         if n_events > 0 and self.busy_poll_ns:
             return now_ns + self.busy_poll_ns
@@ -350,6 +354,27 @@ cdef class Lane:
         for i in range(self.n_underlays):
             self.underlays[i].flush(self.underlays[i].state)
         self.cuts.n = self.cuts.used = 0
+        if self.tally.n_oversize:
+            self._answer_oversize()
+
+    cdef void _answer_oversize(self) noexcept nogil:
+        """Tell senders of what fits, so many of them in a second."""
+        cdef uint8_t answer[MAX_ANSWER_LEN]
+        cdef iovec parts[2]
+        cdef vx_vnet vnet
+        cdef Oversize *o
+        cdef Overlay *port
+        cdef uint32_t i
+        memset(&vnet, 0, sizeof(vx_vnet))
+        for i in range(self.tally.n_oversize):
+            o = &self.tally.oversize[i]
+            port = self.overlays[self.tables.segments[o.segment].port]
+            parts[1] = iovec(&answer[0], too_big_answer(answer, o))
+            if parts[1].iov_len and self.answers_left:
+                self.answers_left -= 1
+                port.send(port.state, parts, 2, &vnet, 1)
+                port.flush(port.state)
+        self.tally.n_oversize = 0
 
     cdef void _forward(self, Frame *frame, uint32_t number) noexcept nogil:
         """Send one frame to its remote, or to all of the flood set."""

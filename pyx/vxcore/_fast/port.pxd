@@ -2,9 +2,10 @@
 # of its own (tap, udp, ...) that fills in one of the two tables of functions below. `state` is the
 # port's own; all functions are called by the one lane that owns the port.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from vxcore._fast.c_net cimport iovec
-from vxcore._fast.c_wire cimport vx_vnet
+from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
 from vxcore._fast.flow cimport Flow
 from vxcore._fast.table cimport Remote
 from vxcore._fast.verdict cimport N_VERDICTS, Verdict
@@ -16,15 +17,27 @@ cdef enum:
     SLOT_LEN = 65536 + 64
     # One slot to the next. The odd 192 bytes keep the slots from sharing the sets of a cache.
     SLOT_STRIDE = SLOT_ROOM + SLOT_LEN + 192
+    MAX_OVERSIZE = 8         # frames too large for the underlay that one burst remembers, to answer them
+    OVERSIZE_LEN = 576       # and how much of each
 
 
 # What a lane has counted; written by its thread alone, read by Python at any time.
 cdef struct SegmentCounters:
     uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes
 
+# The start of a frame that was too large for the way to its remote, for the answer to its sender.
+cdef struct Oversize:
+    uint32_t segment
+    uint32_t mtu             # largest IP packet of the underlay on that way; 0: not known
+    uint32_t length
+    bint six                 # the underlay's family
+    uint8_t frame[576]
+
 cdef struct Tally:
     uint64_t verdicts[N_VERDICTS]
     SegmentCounters *segments
+    uint32_t n_oversize
+    Oversize oversize[8]
 
 
 # An inner frame. Its memory belongs to the slot or ring it was received into, until the port's next
@@ -113,3 +126,21 @@ cdef inline void count(Tally *tally, Verdict verdict, uint64_t n) noexcept nogil
 cdef inline void count_sent(Tally *tally, uint32_t segment, uint64_t n, uint64_t n_bytes) noexcept nogil:
     tally.segments[segment].tx_packets += n
     tally.segments[segment].tx_bytes += n_bytes
+
+
+cdef inline void note_oversize(Tally *tally, uint32_t segment, uint32_t mtu, bint six,
+                               const iovec *parts, uint32_t n) noexcept nogil:
+    """Remember a frame for an answer, if there is room; its VXLAN header is the first of the parts' bytes."""
+    cdef Oversize *o = &tally.oversize[tally.n_oversize]
+    cdef uint32_t i, take, skip = VX_VXLAN_LEN
+    if tally.n_oversize == MAX_OVERSIZE:
+        return
+    o.segment, o.mtu, o.six, o.length = segment, mtu, six, 0
+    for i in range(n):
+        take = <uint32_t>parts[i].iov_len - skip
+        if take > OVERSIZE_LEN - o.length:
+            take = OVERSIZE_LEN - o.length
+        memcpy(o.frame + o.length, <const uint8_t *>parts[i].iov_base + skip, take)
+        o.length += take
+        skip = 0
+    tally.n_oversize += 1

@@ -55,6 +55,7 @@ cdef struct Buffers:
 
 cdef struct State:
     Underlay *port
+    int route_fd             # a socket that is connected only to ask for the MTU of a route
     int *fds                 # of source port i: [2 * i] for single packets, [2 * i + 1] for runs
     uint32_t n_sources
     uint32_t n_receive
@@ -67,7 +68,8 @@ cdef struct State:
 cdef class UdpPort(UnderlayPort):
     """Sockets of one local address by their descriptors, which the caller keeps open.
 
-    `receiver` is bound to the VXLAN port. `senders` has a pair for each source port: for single packets
+    `receiver` is bound to the VXLAN port; `route` is a spare one, like the senders, that sends nothing
+    but tells the MTU of routes. `senders` has a pair for each source port: for single packets
     and for runs; the second is -1, in all or none, where the kernel is not to be asked for UDP_SEGMENT.
     Raises ValueError when there are none or more than 1,024.
     """
@@ -81,7 +83,7 @@ cdef class UdpPort(UnderlayPort):
         if not (self.s.queue and self.s.b and self.s.fds):
             raise MemoryError("no memory for a port")
 
-    def __init__(self, name: str, receiver: int, senders, family: int):
+    def __init__(self, name: str, receiver: int, route: int, senders, family: int):
         if not 1 <= len(senders) <= 1024:
             raise ValueError(f"{len(senders)} source ports: from 1 to 1024")
         self.name = name
@@ -91,6 +93,7 @@ cdef class UdpPort(UnderlayPort):
         self.s.n_sources, self.s.six = len(senders), family == 6
         self.s.gso = self.s.fds[1] >= 0
         self.s.n_receive = MAX_BURST
+        self.s.route_fd = route
         self.s.port = &self.port
         self.port.fd, self.port.state = receiver, &self.s
         self.port.receive, self.port.send, self.port.flush = receive, send, flush
@@ -288,20 +291,43 @@ cdef void refused(State *s, Message *message, uint32_t source, int error) noexce
     """Count what the kernel did not take, or, if that was a run it cannot cut, send it packet by packet."""
     if message.n_pieces > 1 and (error == EIO or error == EINVAL):
         send_singly(s, message, source, error)
-    else:
-        count(s.port.tally, send_verdict(error), message.n_pieces)
+        return
+    count(s.port.tally, send_verdict(error), message.n_pieces)
+    if error == EMSGSIZE:
+        too_big(s, message, &s.queue.parts[message.part])
+
+
+cdef void too_big(State *s, const Message *message, const iovec *parts) noexcept nogil:
+    if s.port.tally.n_oversize < MAX_OVERSIZE:
+        note_oversize(s.port.tally, message.segment, route_mtu(s, message.remote), s.six, parts, 2)
+
+
+cdef uint32_t route_mtu(State *s, const Remote *remote) noexcept nogil:
+    """The MTU that the kernel knows for the way to a remote, learned by ICMP or of the device; or 0."""
+    cdef int mtu = 0
+    cdef unsigned int length = sizeof(mtu)
+    if connect(s.route_fd, <const sockaddr *>&remote.name, remote.name_len) < 0:
+        return 0
+    if getsockopt(s.route_fd, IPPROTO_IPV6 if s.six else IPPROTO_IP, IPV6_MTU if s.six else IP_MTU,
+                  &mtu, &length) < 0 or mtu < 0:
+        return 0
+    return <uint32_t>mtu
 
 
 cdef void send_singly(State *s, const Message *message, uint32_t source, int error) noexcept nogil:
     cdef uint8_t control[96]
     cdef msghdr msg
     cdef uint32_t i
+    cdef int error_now
     fill(s, &msg, control, message)
     msg.msg_iovlen = 2
     for i in range(message.n_pieces):
         msg.msg_iov = &s.queue.parts[message.part + 2 * i]
         if sendmsg(s.fds[2 * source], &msg, MSG_DONTWAIT) < 0:
-            count(s.port.tally, send_verdict(errno), 1)
+            error_now = errno
+            count(s.port.tally, send_verdict(error_now), 1)
+            if error_now == EMSGSIZE:
+                too_big(s, message, msg.msg_iov)
             continue
         s.gso, s.gso_error = False, error
         count(s.port.tally, DELIVERED, 1)

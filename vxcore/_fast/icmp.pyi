@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def answer_to(frame: Buffer, underlay_mtu: int, underlay_family: int = 4) -> bytes: ...
