@@ -16,7 +16,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError, UnsupportedError
+from vxcore.wire import ETH_LEN, VXLAN_LEN
 
 IPAddress = IPv4Address | IPv6Address
 log = logging.getLogger("vxcore")
@@ -55,6 +56,7 @@ _PORT_TRIES = 8
 _DISCARD_PORT = 9  # RFC 863; nothing is sent there, a route only asks for some port
 _TX_DROPPED = 11  # column of /proc/net/dev: the kernel transmits what we read
 _IFF_UP = 1
+_RUN_BYTES = 65000  # as in udp.pyx
 
 # Bytes that encapsulation adds above the inner MTU: outer IP, UDP, VXLAN, inner Ethernet.
 OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
@@ -85,6 +87,8 @@ class Tap:
             if existing is not None:
                 self._before = existing.get_attr("IFLA_MTU"), bool(existing["flags"] & _IFF_UP)
                 undo.callback(self._restore)
+            elif self.superframes:
+                self._fit_one_run(route)
             self._set(route, mtu, True)
             self._dropped_before = self.overruns()
             undo.pop_all()
@@ -97,6 +101,15 @@ class Tap:
             raise ConfigError(
                 f"{self.name} exists and is a {kind} device; give the name of a TAP, or a new name"
             )
+
+    def _fit_one_run(self, route: IPRoute) -> None:
+        """Ask for super-frames of no more frames than one message on the underlay carries.
+
+        The kernel's own limit, 64 KiB without headers, needs a second message for the last few.
+        """
+        most = _RUN_BYTES // (self.mtu + ETH_LEN + VXLAN_LEN)
+        with suppress(Exception):  # it only saves work
+            route.link("set", index=route.link_lookup(ifname=self.name)[0], gso_max_segs=max(1, most))
 
     def _set(self, route: IPRoute, mtu: int, up: bool) -> None:
         try:
