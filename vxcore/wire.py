@@ -119,6 +119,8 @@ class DecapRules:
     `udp_checksum`: "verify" drops a wrong one and accepts zero (over IPv6 only if `zero_checksum6`
     is "accept", RFC 6935), "require" drops zero too, "ignore" looks at neither this nor the IPv4
     header's. `gbp` and `gpe` give their header bits a meaning; otherwise these are reserved.
+    `truncated` "deliver" accepts a packet that ends before its IP header says, as a capture with a
+    snap length holds it: what is there of the inner frame is delivered, its UDP checksum unverified.
     """
 
     ports: tuple[int, ...] = (VXLAN_PORT,)
@@ -129,6 +131,7 @@ class DecapRules:
     inner_vlan: Literal["drop", "strip", "pass"] = "drop"
     gbp: bool = False
     gpe: bool = False
+    truncated: Literal["drop", "deliver"] = "drop"
 
     def __post_init__(self) -> None:
         for port in self.ports:
@@ -161,6 +164,7 @@ _RULE_WORDS = {
     "inner_vlan": ("drop", "strip", "pass"),
     "gbp": (True, False),
     "gpe": (True, False),
+    "truncated": ("drop", "deliver"),
 }
 
 
@@ -482,9 +486,16 @@ class _Walk:
     next: int = 0
     addresses: tuple[bytes, bytes] = (b"", b"")
     known: dict[str, object] = field(default_factory=dict)
+    missing: int = 0
 
     def need(self, n_bytes: int) -> None:
         if len(self.rest) < n_bytes:
+            raise _RefusedError(Verdict.TRUNCATED)
+
+    def need_packet(self, n_bytes: int) -> None:
+        """Need as much as the IP header says, or note how much is missing where that is allowed."""
+        self.missing = max(0, n_bytes - len(self.rest))
+        if self.missing and self.rules.truncated == "drop":
             raise _RefusedError(Verdict.TRUNCATED)
 
 
@@ -543,7 +554,8 @@ def _ipv4(walk: _Walk) -> None:
     header_len, (total_len,) = (ip[0] & 15) * 4, unpack_from("!H", ip, 2)
     if ip[0] >> 4 != 4 or header_len < IPV4_LEN or total_len < header_len:
         raise _RefusedError(Verdict.BAD_IP_HEADER)
-    walk.need(total_len)
+    walk.need_packet(total_len)
+    walk.need(header_len)
     if walk.rules.udp_checksum != "ignore" and internet_checksum(ip[:header_len]):
         raise _RefusedError(Verdict.IP_CHECKSUM)
     walk.known |= {"source": IPv4Address(ip[12:16]), "tos": ip[1]}
@@ -559,7 +571,7 @@ def _ipv6(walk: _Walk) -> None:
     if ip[0] >> 4 != 6:
         raise _RefusedError(Verdict.BAD_IP_HEADER)
     first, payload_len = unpack_from("!HxxH", ip)
-    walk.need(IPV6_LEN + payload_len)
+    walk.need_packet(IPV6_LEN + payload_len)
     walk.known |= {"source": IPv6Address(ip[8:24]), "tos": first >> 4 & 0xFF}
     walk.addresses, walk.next = (ip[8:24], ip[24:40]), ip[6]
     walk.rest = ip[IPV6_LEN : IPV6_LEN + payload_len]
@@ -585,15 +597,15 @@ def _udp(walk: _Walk) -> None:
     walk.need(UDP_LEN)
     port, to_port, length, check = unpack_from("!HHHH", walk.rest)
     walk.known["source_port"] = port
-    if not UDP_LEN <= length <= len(walk.rest):
+    if not UDP_LEN <= length <= len(walk.rest) + walk.missing:
         raise _RefusedError(Verdict.BAD_UDP_LENGTH)
     if to_port not in walk.rules.ports:
         raise _RefusedError(Verdict.OTHER_PORT)
-    _check_udp(walk, walk.rest[:length], check)
+    _check_udp(walk, walk.rest[:length], length, check)
     walk.rest = walk.rest[UDP_LEN:length]
 
 
-def _check_udp(walk: _Walk, segment: bytes, check: int) -> None:
+def _check_udp(walk: _Walk, segment: bytes, length: int, check: int) -> None:
     rules = walk.rules
     if rules.udp_checksum == "ignore":
         return
@@ -601,7 +613,7 @@ def _check_udp(walk: _Walk, segment: bytes, check: int) -> None:
         over_ipv6 = len(walk.addresses[0]) == 16
         if rules.udp_checksum == "require" or (over_ipv6 and rules.zero_checksum6 == "drop"):
             raise _RefusedError(Verdict.ZERO_CHECKSUM)
-    elif internet_checksum(pseudo_header(*walk.addresses, UDP, len(segment)) + segment):
+    elif len(segment) == length and internet_checksum(pseudo_header(*walk.addresses, UDP, length) + segment):
         raise _RefusedError(Verdict.UDP_CHECKSUM)
 
 

@@ -73,6 +73,7 @@ rule_options = st.fixed_dictionaries(
         "inner_vlan": st.sampled_from(["drop", "strip", "pass"]),
         "gbp": st.booleans(),
         "gpe": st.booleans(),
+        "truncated": st.sampled_from(["drop", "deliver"]),
     },
 )
 ends = st.sampled_from([V4, V6])
@@ -158,6 +159,21 @@ def test_every_truncation_and_every_length(end: dict[str, str], checksum: bool) 
         cut = decap_frame(packet[:length], Rules(**rules))
         assert cut == wire.decapsulate(packet[:length], wire.DecapRules(**rules))
         assert cut.verdict != Verdict.DELIVERED
+
+
+@pytest.mark.parametrize("end", [V4, V6], ids=["v4", "v6"])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_what_a_snap_length_left_is_delivered_on_request(end: dict[str, str], checksum: bool) -> None:
+    frame = bytes(range(100))
+    tunnel = Tunnel(**end, vni=7, udp_checksum=checksum, ethernet=MACS)
+    packet = encap_frame(frame, tunnel)[1]
+    header_len = len(packet) - len(frame)
+    options = {"zero_checksum6": "accept", "truncated": "deliver"}
+    for length in range(len(packet)):
+        cut = decap_frame(packet[:length], Rules(**options))
+        assert cut == wire.decapsulate(packet[:length], wire.DecapRules(**options))
+        assert cut.frame == (packet[header_len:length] if length >= header_len + 14 else b"")
+        assert (cut.verdict == Verdict.DELIVERED) == bool(cut.frame)
 
 
 @pytest.mark.parametrize("bit", [bit for bit in range(64) if bit // 8 not in (4, 5, 6)])

@@ -442,6 +442,7 @@ cdef enum RuleFlags:
     IN_VLAN_PASS = 64
     IN_GBP = 128
     IN_GPE = 256
+    IN_TRUNCATED = 512
 
 
 cdef struct RuleBits:
@@ -454,6 +455,7 @@ cdef struct Walk:
     uint8_t *packet
     uint32_t at, end
     uint32_t ip_off
+    uint32_t missing         # bytes that the IP header promises and a capture's snap length cut off
     uint32_t vni, gbp
     uint16_t source_port
     uint8_t version, next, tos, protocol
@@ -485,6 +487,7 @@ def rule_flags_of(spec) -> int:
         IN_VLAN_PASS: spec.inner_vlan == "pass",
         IN_GBP: spec.gbp,
         IN_GPE: spec.gpe,
+        IN_TRUNCATED: spec.truncated == "deliver",
     }
     return sum(bit for bit, wanted in chosen.items() if wanted)
 
@@ -578,7 +581,7 @@ cdef Verdict decap_one(const Packets *p, uint32_t i, const RuleBits *rules, int 
     if not in_slot(p, i, offset, length):
         return BAD_SLOT
     w.packet = p.mem + offset
-    w.at, w.end, w.version = 0, length, 0
+    w.at, w.end, w.version, w.missing = 0, length, 0, 0
     w.vni = w.gbp = 0
     w.protocol = 0
     w.source_port = p.source_port[i] if layer == LAYER_UDP_PAYLOAD else 0
@@ -619,7 +622,7 @@ cdef inline Verdict walk_outer(Walk *w, const RuleBits *rules, int layer) noexce
         ethertype = ETHERTYPE_IPV6 if w.packet[0] >> 4 == 6 else ETHERTYPE_IPV4
     if verdict != DELIVERED:
         return verdict
-    verdict = walk_ipv4(w, rules) if ethertype == ETHERTYPE_IPV4 else walk_ipv6(w)
+    verdict = walk_ipv4(w, rules) if ethertype == ETHERTYPE_IPV4 else walk_ipv6(w, rules)
     return verdict if verdict != DELIVERED else walk_udp(w, rules)
 
 
@@ -650,17 +653,25 @@ cdef inline Verdict walk_ipv4(Walk *w, const RuleBits *rules) noexcept nogil:
     total_len = vx_load16(ip + 2)
     if ip[0] >> 4 != 4 or header_len < VX_IPV4_LEN or total_len < header_len:
         return BAD_IP_HEADER
-    if total_len > w.end - w.at:
+    if not is_whole(w, total_len, rules) or header_len > w.end - w.at:
         return TRUNCATED
     if not rules.flags & IGNORE_CHECKSUM and vx_csum_fold(vx_csum_add(ip, header_len, 0)) != 0xFFFF:
         return IP_CHECKSUM
     w.version, w.tos, w.next, w.ip_off = 4, ip[1], ip[9], w.at
-    w.end = w.at + total_len  # what is behind is Ethernet's padding
+    w.end = w.at + total_len - w.missing  # what is behind is Ethernet's padding
     w.at += header_len
     return FRAGMENT if vx_load16(ip + 6) & 0x3FFF else DELIVERED
 
 
-cdef inline Verdict walk_ipv6(Walk *w) noexcept nogil:
+cdef inline bint is_whole(Walk *w, uint32_t ip_len, const RuleBits *rules) noexcept nogil:
+    """Whether as much is there as the IP header says; where less is allowed, note how much is missing."""
+    if ip_len <= w.end - w.at:
+        return True
+    w.missing = ip_len - (w.end - w.at)
+    return rules.flags & IN_TRUNCATED != 0
+
+
+cdef inline Verdict walk_ipv6(Walk *w, const RuleBits *rules) noexcept nogil:
     cdef const uint8_t *ip = w.packet + w.at
     cdef uint32_t payload_len
     if w.at + VX_IPV6_LEN > w.end:
@@ -668,11 +679,11 @@ cdef inline Verdict walk_ipv6(Walk *w) noexcept nogil:
     if ip[0] >> 4 != 6:
         return BAD_IP_HEADER
     payload_len = vx_load16(ip + 4)
-    if payload_len > w.end - w.at - VX_IPV6_LEN:
+    if not is_whole(w, VX_IPV6_LEN + payload_len, rules):
         return TRUNCATED
     w.version, w.tos, w.next, w.ip_off = 6, <uint8_t>(vx_load16(ip) >> 4), ip[6], w.at
     w.at += VX_IPV6_LEN
-    w.end = w.at + payload_len
+    w.end = w.at + payload_len - w.missing
     return DELIVERED if w.next == PROTO_UDP else walk_outer_extensions(w)
 
 
@@ -713,11 +724,11 @@ cdef inline Verdict walk_udp(Walk *w, const RuleBits *rules) noexcept nogil:
     w.source_port = vx_load16(udp)
     port = vx_load16(udp + 2)
     udp_len = vx_load16(udp + 4)
-    if udp_len < VX_UDP_LEN or udp_len > w.end - w.at:
+    if udp_len < VX_UDP_LEN or udp_len > w.end - w.at + w.missing:
         return BAD_UDP_LENGTH
     if not rules.ports[port >> 3] >> (port & 7) & 1:
         return OTHER_PORT
-    w.end = w.at + udp_len
+    w.end = min(w.end, w.at + udp_len)
     w.at += VX_UDP_LEN
     return check_udp(w, udp, udp_len, rules.flags)
 
@@ -730,6 +741,8 @@ cdef inline Verdict check_udp(const Walk *w, const uint8_t *udp, uint32_t udp_le
         if flags & REQUIRE_CHECKSUM or (w.version == 6 and not flags & ACCEPT_ZERO6):
             return ZERO_CHECKSUM
         return DELIVERED
+    if udp_len > w.end - w.at + VX_UDP_LEN:
+        return DELIVERED  # cut short: nobody can tell
     if vx_csum_fold(vx_csum_add(udp, udp_len, pseudo(w.packet + w.ip_off, w.version, udp_len))) != 0xFFFF:
         return UDP_CHECKSUM
     return DELIVERED
