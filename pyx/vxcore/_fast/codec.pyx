@@ -38,7 +38,6 @@ cdef enum:
     UDP_AT = 16
     IPV4_AT = 36
     IPV6_AT = 56
-    QUICK_HEADERS = VX_ETH_LEN + IPV4_AT
 
 cdef enum TunnelFlags:
     TOS_INHERIT = 1
@@ -523,7 +522,8 @@ cdef uint32_t decap_all(const Packets *packets, const RuleBits *rules, int layer
             vx_prefetch(p.mem + p.offset[i + PREFETCH] + 64)
         if p.verdict[i] != DELIVERED:
             continue
-        if layer == LAYER_ETHERNET and decap_quick(&p, i, rules):
+        if ((layer == LAYER_ETHERNET and decap_quick(&p, i, rules, VX_ETH_LEN))
+                or (layer == LAYER_IP and decap_quick(&p, i, rules, 0))):
             done += 1
             continue
         p.verdict[i] = decap_one(packets, i, rules, layer)
@@ -531,33 +531,34 @@ cdef uint32_t decap_all(const Packets *packets, const RuleBits *rules, int layer
     return done
 
 
-cdef inline bint decap_quick(const Packets *p, uint32_t i, const RuleBits *rules) noexcept nogil:
+cdef inline bint decap_quick(const Packets *p, uint32_t i, const RuleBits *rules,
+                             uint32_t link_len) noexcept nogil:
     """decap_one for the common case, which is most of the traffic; False when it is another.
 
     Untagged plain IPv4, no UDP checksum, no ECN mark, a bare VXLAN header, an untagged inner frame.
     """
     cdef uint32_t offset = p.offset[i]
     cdef uint32_t length = p.length[i]
-    cdef const uint8_t *ip = p.mem + offset + VX_ETH_LEN
+    cdef const uint8_t *ip = p.mem + offset + link_len
     cdef uint32_t total_len, udp_len
     cdef uint16_t port
-    if not in_slot(p, i, offset, length) or length < QUICK_HEADERS + VX_ETH_LEN:
+    if not in_slot(p, i, offset, length) or length < link_len + IPV4_AT + VX_ETH_LEN:
         return False
     total_len, udp_len, port = vx_load16(ip + 2), vx_load16(ip + 24), vx_load16(ip + 22)
-    if (vx_load32(ip - 2) >> 8 != ETHERTYPE_IPV4 << 8 | 0x45 or ip[1] & 3 or ip[9] != PROTO_UDP
-            or vx_load16(ip + 6) & 0x3FFF or total_len > length - VX_ETH_LEN
+    if ((link_len and vx_load16(ip - 2) != ETHERTYPE_IPV4) or ip[0] != 0x45 or ip[1] & 3
+            or ip[9] != PROTO_UDP or vx_load16(ip + 6) & 0x3FFF or total_len > length - link_len
             or udp_len > total_len - VX_IPV4_LEN or total_len < IPV4_AT + VX_ETH_LEN
             or udp_len < UDP_AT + VX_ETH_LEN):
         return False
     if (not rules.ports[port >> 3] >> (port & 7) & 1 or vx_load16_raw(ip + 26)
             or vx_load32(ip + 28) != <uint32_t>VX_VNI_FLAG << 24 or ip[35]
-            or is_tag(vx_load16(ip + IPV4_AT + 12)) or rules.flags & (IGNORE_CHECKSUM | REQUIRE_CHECKSUM)
+            or is_tag(vx_load16(ip + IPV4_AT + 12)) or rules.flags & REQUIRE_CHECKSUM
             or vx_csum_fold(sum_of_20(ip)) != 0xFFFF):
         return False
     put_source4(p.source + 16 * <size_t>i, ip + 12)
     p.source_port[i], p.tos[i], p.vni[i] = vx_load16(ip + 20), ip[1], vx_load32(ip + 32) >> 8
     p.gbp[i], p.protocol[i] = 0, 0
-    p.offset[i], p.length[i] = offset + QUICK_HEADERS, udp_len - UDP_AT
+    p.offset[i], p.length[i] = offset + link_len + IPV4_AT, udp_len - UDP_AT
     return True
 
 
