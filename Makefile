@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench clean
+.PHONY: help demo build test lint bench docs clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -43,6 +43,9 @@ lint: $(VENV)/.test ## check format, style and types
 
 bench: $(VENV)/.bench ## run the benchmarks
 	$(AS_ROOT) $(BIN)/python -m pytest benchmarks
+
+docs: $(VENV)/.installed ## write the pages that are made from the code
+	$(BIN)/python docs/verdicts.py
 
 clean: ## delete everything that was made, .venv too
 	rm -rf $(VENV) build dist *.egg-info vxcore/_fast/*.so pyx/vxcore/_fast/verdict.pxd
