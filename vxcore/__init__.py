@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vxcore._fast.batch import PacketBatch
     from vxcore._fast.codec import Rules, Tunnel, TunnelSet, decap, decap_frame, encap, encap_frame
     from vxcore._fast.flow import complete_checksum, flow_hash
+    from vxcore._fast.vlan import VlanMap
     from vxcore.capture import read_pcap
     from vxcore.engine import Vtep
     from vxcore.errors import CaptureError, ConfigError, TableFullError, UnsupportedError, VxcoreError
@@ -32,6 +33,7 @@ _HOME = {
     "complete_checksum": "vxcore._fast.flow",
     "Layer": "vxcore.wire",
     "flow_hash": "vxcore._fast.flow",
+    "VlanMap": "vxcore._fast.vlan",
     "read_pcap": "vxcore.capture",
     "Vtep": "vxcore.engine",
     "CaptureError": "vxcore.errors",
@@ -53,6 +55,7 @@ __all__ = [
     "TunnelSet",
     "UnsupportedError",
     "Verdict",
+    "VlanMap",
     "Vtep",
     "VxcoreError",
     "__version__",

@@ -6,9 +6,10 @@ to, the checker of its settings, and the page to read first. Clear before quick.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack, unpack_from
 from typing import Literal
@@ -28,6 +29,7 @@ IPV6_LEN = 40  # RFC 8200
 UDP_LEN = 8  # RFC 768
 VXLAN_LEN = 8  # RFC 7348 section 5
 MAX_VNI = 2**24 - 1
+MAX_VLAN = 4094  # 4095 is reserved
 
 ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 TAG_ETHERTYPES = {0x8100, 0x88A8, 0x9100}  # 802.1Q, 802.1ad, and QinQ before there was 802.1ad
@@ -140,13 +142,37 @@ class DecapRules:
             _check_word(name, getattr(self, name), words)
 
 
+@dataclass(frozen=True)
+class VlanSpec:
+    """Which VNI each VLAN is, as a gateway between both maps them (RFC 7348 section 6).
+
+    `vnis` maps a VLAN id (IEEE 802.1Q) to its VNI, each VNI once; VLAN 0 stands for frames without a
+    tag. Raises ConfigError that names the pair and what is allowed.
+    """
+
+    vnis: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vnis", dict(self.vnis))
+        for vlan, vni in self.vnis.items():
+            _check_range("VLAN", vlan, 0, MAX_VLAN, None)
+            _check_range(f"the VNI of VLAN {vlan}:", vni, 0, MAX_VNI, None)
+            if self.vlans[vni] != vlan:
+                raise ConfigError(f"VNI {vni} is given to VLANs {vlan} and {self.vlans[vni]}; each VNI once")
+
+    @cached_property
+    def vlans(self) -> dict[int, int]:
+        """The same map the other way: VNI -> VLAN."""
+        return {vni: vlan for vlan, vni in self.vnis.items()}
+
+
 _TUNNEL_RANGES: list[tuple[str, int, int, str | None]] = [
     ("vni", 0, MAX_VNI, None),
     ("dst_port", 1, 65535, None),
     ("ttl", 1, 255, "inherit"),
     ("tos", 0, 255, "inherit"),
     ("flow_label", 0, 0xFFFFF, "hash"),
-    ("outer_vlan", 0, 4094, ""),
+    ("outer_vlan", 0, MAX_VLAN, ""),
 ]
 _TUNNEL_WORDS = {
     "df": ("unset", "set", "inherit"),
@@ -358,6 +384,36 @@ def complete_checksum(frame: bytes) -> bytes:
     if check == 0 and inner.protocol == UDP:
         check = 0xFFFF  # RFC 768: zero means no checksum
     return frame[:at] + pack("!H", check) + frame[at + 2 :]
+
+
+# VLAN <-> VNI
+
+
+def untag(frame: bytes, spec: VlanSpec) -> tuple[Verdict, int, bytes]:
+    """What a gateway does in front of encapsulation: take the outermost tag off and tell its VNI.
+
+    A frame without a tag, or with a priority tag (VLAN 0), belongs to VLAN 0. Returns the verdict, the
+    VNI (0 unless delivered) and the frame, unchanged unless delivered.
+    """
+    if len(frame) < ETH_LEN or (_tagged(frame) and len(frame) < ETH_LEN + TAG_LEN):
+        return Verdict.INNER_TOO_SHORT, 0, frame
+    vlan = unpack_from("!H", frame, ETH_LEN)[0] & 0xFFF if _tagged(frame) else 0
+    if vlan not in spec.vnis:
+        return Verdict.UNKNOWN_VLAN, 0, frame
+    return Verdict.DELIVERED, spec.vnis[vlan], frame[:12] + frame[16:] if _tagged(frame) else frame
+
+
+def tag(frame: bytes, vni: int, spec: VlanSpec) -> tuple[Verdict, bytes]:
+    """What a gateway does behind decapsulation: put the tag of the VNI's VLAN in the frame.
+
+    VLAN 0 means no tag. Returns the verdict and the frame, unchanged unless delivered.
+    """
+    if vni not in spec.vlans:
+        return Verdict.UNKNOWN_VNI, frame
+    if len(frame) < ETH_LEN:
+        return Verdict.INNER_TOO_SHORT, frame
+    vlan = spec.vlans[vni]
+    return Verdict.DELIVERED, frame[:12] + pack("!HH", 0x8100, vlan) + frame[12:] if vlan else frame
 
 
 # Encapsulation

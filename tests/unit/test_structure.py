@@ -36,7 +36,7 @@ FAST_FLOORS = [
     "c_* verdict",
     "batch",
     "flow",
-    "codec pcap",
+    "codec pcap vlan",
     "table",
     "port",
     "udp tap gso gro icmp",
