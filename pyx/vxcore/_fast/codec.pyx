@@ -66,22 +66,6 @@ cdef enum:
     GBP_HEADER_A = 0x08
 
 
-# Two cache lines; a set of tunnels is an array of these.
-cdef struct Template:
-    uint8_t header[80]       # right-aligned: its last byte stands in front of the frame
-    uint32_t vni
-    uint32_t port_min, n_ports
-    uint32_t ip_sum          # of the IPv4 header's words with what is patched at zero, host order
-    uint32_t label
-    uint32_t flags
-    uint32_t header_len      # of all that the tunnel has
-    uint32_t ip_len          # from the IP header on
-    uint16_t ip_id
-    uint8_t version, tos, ttl, layer
-    uint8_t quick            # encap_quick may be tried
-    uint8_t unused[9]
-
-
 cdef class Tunnel:
     """One VTEP's way to another: a prebuilt outer header.
 
@@ -89,9 +73,6 @@ cdef class Tunnel:
     df, checksum, ECN and VLAN policy, ethernet addresses) and raises its ConfigError; ``spec`` is
     that object. Immutable, and usable from any thread.
     """
-
-    cdef Template template
-    cdef readonly object spec
 
     def __init__(self, *, local, remote, vni, **options):
         self.spec = wire.TunnelSpec(local=local, remote=remote, vni=vni, **options)
@@ -106,10 +87,6 @@ cdef class TunnelSet:
 
     ``TunnelSet(tunnels)`` copies the sequence; packet i then goes through ``tunnels[index[i]]``.
     """
-
-    cdef object _memory
-    cdef Template *templates
-    cdef readonly uint32_t count
 
     def __init__(self, tunnels):
         tunnels = list(tunnels)
@@ -369,6 +346,25 @@ cdef void patch(const Packets *p, uint32_t i, uint8_t *frame, uint32_t length, T
         put_udp_checksum(frame, length, t.version)
 
 
+cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed, uint8_t tos,
+                        uint8_t ttl) noexcept nogil:
+    """For ports: write what goes in front of a VXLAN header; the length of that. The UDP checksum is zero.
+
+    `payload_len` counts from the VXLAN header on; ttl 0 is the tunnel's.
+    """
+    cdef uint32_t header_len = t.header_len - VX_VXLAN_LEN
+    cdef uint32_t udp_len = VX_UDP_LEN + payload_len
+    cdef uint8_t *udp = vxlan - VX_UDP_LEN
+    memcpy(vxlan - header_len, t.header + TEMPLATE_LEN - t.header_len, header_len)
+    vx_store16(udp, port_of(t, hashed))
+    vx_store16(udp + 4, <uint16_t>udp_len)
+    if t.version == 4:
+        put_ipv4(udp - VX_IPV4_LEN, VX_IPV4_LEN + udp_len, t, tos, ttl if ttl else t.ttl, t.flags & DF_SET)
+    else:
+        put_ipv6(udp - VX_IPV6_LEN, udp_len, t, hashed, tos, ttl if ttl else t.ttl)
+    return header_len
+
+
 cdef inline uint8_t outer_ttl(const Template *t, const Flow *flow) noexcept nogil:
     if t.flags & TTL_INHERIT:
         return flow.ttl if flow.version else DEFAULT_TTL
@@ -401,11 +397,15 @@ cdef inline void put_ipv4(uint8_t *ip, uint32_t total_len, Template *t, uint8_t 
 
 cdef inline void patch_ipv6(uint8_t *frame, uint32_t length, const Template *t, const Flow *flow,
                             uint8_t tos) noexcept nogil:
-    cdef uint8_t *ip = frame - IPV6_AT
-    cdef uint32_t label = flow.hash & 0xFFFFF if t.flags & LABEL_HASH else t.label
+    put_ipv6(frame - IPV6_AT, length + UDP_AT, t, flow.hash, tos, outer_ttl(t, flow))
+
+
+cdef inline void put_ipv6(uint8_t *ip, uint32_t udp_len, const Template *t, uint32_t hashed, uint8_t tos,
+                          uint8_t ttl) noexcept nogil:
+    cdef uint32_t label = hashed & 0xFFFFF if t.flags & LABEL_HASH else t.label
     vx_store32(ip, <uint32_t>6 << 28 | <uint32_t>tos << 20 | label)
-    vx_store16(ip + 4, <uint16_t>(length + UDP_AT))
-    ip[7] = outer_ttl(t, flow)
+    vx_store16(ip + 4, <uint16_t>udp_len)
+    ip[7] = ttl
 
 
 cdef inline uint64_t pseudo(const uint8_t *ip, uint8_t version, uint32_t udp_len) noexcept nogil:
@@ -444,27 +444,8 @@ cdef enum RuleFlags:
     IN_TRUNCATED = 512
 
 
-cdef struct RuleBits:
-    uint32_t flags
-    uint8_t ports[8192]      # a bit for each port
-
-
-# Where the walk through one packet's headers is.
-cdef struct Walk:
-    uint8_t *packet
-    uint32_t at, end
-    uint32_t ip_off
-    uint32_t missing         # bytes that the IP header promises and a capture's snap length cut off
-    uint32_t vni, gbp
-    uint16_t source_port
-    uint8_t version, next, tos, protocol
-
-
 cdef class Rules:
     """Decapsulation's policy, compiled; takes the arguments of ``vxcore.wire.DecapRules``."""
-
-    cdef RuleBits bits
-    cdef readonly object spec
 
     def __init__(self, **options):
         self.spec = wire.DecapRules(**options)
@@ -601,13 +582,21 @@ cdef Verdict decap_one(const Packets *p, uint32_t i, const RuleBits *rules, int 
     return verdict
 
 
-cdef inline void put_source(uint8_t *source, const Walk *w) noexcept nogil:
+cdef void put_source(uint8_t *source, const Walk *w) noexcept nogil:
     if w.version == 6:
         memcpy(source, w.packet + w.ip_off + 8, 16)
         return
     memset(source, 0, 16)
     if w.version == 4:
         put_source4(source, w.packet + w.ip_off + 12)
+
+
+cdef Verdict walk_to_vxlan(Walk *w, uint8_t *packet, uint32_t length, const RuleBits *rules) noexcept nogil:
+    """For ports: check all that is in front of the VXLAN header of a packet that starts at Ethernet."""
+    w.packet = packet
+    w.at, w.end, w.version, w.missing = 0, length, 0, 0
+    w.tos, w.source_port = 0, 0
+    return walk_outer(w, rules, LAYER_ETHERNET)
 
 
 cdef inline Verdict walk_outer(Walk *w, const RuleBits *rules, int layer) noexcept nogil:
