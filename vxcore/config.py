@@ -96,6 +96,10 @@ class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Accept zero UDP checksums over IPv6 (RFC 6935)."""
     dev: Annotated[str, _DEVICE_NAME] | None = None
     """Device that the underlay sockets are bound to."""
+    kind: Literal["udp", "tap"] = "udp"
+    """UDP sockets of this host's address, or a TAP behind which this host routes `local`."""
+    tap: Annotated[str, _DEVICE_NAME] = "vxu0"
+    """Name of the TAP of kind "tap", which must not exist."""
     reserved: Literal["ignore", "strict"] = "ignore"
     """Reserved header bits on receipt: RFC 7348, or drop as Linux does."""
     ecn: Literal["rfc6040", "linux"] = "rfc6040"
@@ -229,6 +233,8 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
 
 def _underlay_contradictions(underlay: Underlay) -> Iterator[Problem]:
     n_ports = _range_len(underlay)
+    if underlay.kind == "tap" and not underlay.local:
+        yield Problem(("underlay", "local"), MISSING, f'kind "tap" needs it, {IP_FORM} of the VTEP\'s own')
     if n_ports < 1:
         yield Problem(("underlay", "srcport"), "{} is an empty range", "the first must not be above the last")
     elif underlay.source_ports > n_ports:

@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from vxcore._fast.lane import Lane
+from vxcore._fast.port import UnderlayPort
 from vxcore._fast.table import Tables
 from vxcore._fast.tap import TapPort
 from vxcore._fast.udp import UdpPort
 from vxcore.config import Segment, Settings
 from vxcore.errors import ConfigError
+from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to, scope_of
 from vxcore.verdict import Verdict
 
@@ -59,11 +61,7 @@ class Vtep:
         underlay = self.settings.underlay
         self.locals = underlay.local or self._locals_by_route()
         n_lanes = self.settings.lanes.count
-        self._udps: list[UdpUnderlay] = []
-        for local in self.locals:
-            udp = UdpUnderlay(underlay, local, n_lanes, self.settings.offload)
-            undo.callback(udp.close)
-            self._udps.append(udp)
+        self._open_underlay(undo, n_lanes)
         self._taps: list[Tap] = []
         for segment in self.settings.segments:
             tap = Tap(segment.tap, segment.mtu or self._mtu(segment), n_lanes, self.settings.offload)
@@ -73,6 +71,21 @@ class Vtep:
         self._lanes = [self._make_lane(n) for n in range(n_lanes)]
         for n, lane in enumerate(self._lanes):
             self._start(n, lane, undo)
+
+    def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
+        underlay = self.settings.underlay
+        self._udps: list[UdpUnderlay] = []
+        self._tap: UnderlayTap | None = None
+        if underlay.kind == "tap":
+            peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
+            mtu = narrowest_mtu(peers, underlay.dev)
+            self._tap = UnderlayTap(underlay, self.locals, n_lanes, mtu)
+            undo.callback(self._tap.close)
+            return
+        for local in self.locals:
+            udp = UdpUnderlay(underlay, local, n_lanes, self.settings.offload)
+            undo.callback(udp.close)
+            self._udps.append(udp)
 
     def _locals_by_route(self) -> tuple[IPAddress, ...]:
         """For each family among the peers, the source address that the first of it would see."""
@@ -131,7 +144,7 @@ class Vtep:
         underlay, offload = self.settings.underlay, self.settings.offload
         return Lane(
             self._tables,
-            [(self._underlay_port(udp, number), udp.local.version) for udp in self._udps],
+            self._underlay_ports(number),
             [
                 TapPort(tap.name, tap.fds[number], tap.mtu, n, tap.superframes)
                 for n, tap in enumerate(self._taps)
@@ -145,7 +158,14 @@ class Vtep:
             busy_poll_us=self.settings.lanes.busy_poll,
         )
 
-    def _underlay_port(self, udp: UdpUnderlay, number: int) -> UdpPort:
+    def _underlay_ports(self, number: int) -> list[tuple[UnderlayPort, tuple[int, ...]]]:
+        """The underlay ports of a lane, each with the IP families that it sends."""
+        if self._tap is None:
+            return [(self._udp_port(udp, number), (udp.local.version,)) for udp in self._udps]
+        families = tuple(local.version for local in self.locals)
+        return [(self._tap.port(number, self._tap.tunnels(self._remotes)), families)]
+
+    def _udp_port(self, udp: UdpUnderlay, number: int) -> UdpPort:
         pool = [(single.fileno(), run.fileno() if run else -1) for single, run in udp.pool]
         name = f"udp {udp.local} port {self.settings.underlay.dstport}"
         return UdpPort(

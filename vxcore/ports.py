@@ -82,8 +82,8 @@ class Tap:
             self._refuse_other_kinds(existing)
             undo.callback(self._close_queues)
             for _ in range(n_queues):
-                self.fds.append(_open_tun(name, n_queues > 1))
-            self.superframes, self.uso = _set_offload(self.fds, name, offload or Offload())
+                self.fds.append(open_tun(name, n_queues > 1))
+            self.superframes, self.uso = _ask_for_superframes(self.fds, name, offload or Offload())
             if existing is not None:
                 self._before = existing.get_attr("IFLA_MTU"), bool(existing["flags"] & _IFF_UP)
                 undo.callback(self._restore)
@@ -151,7 +151,8 @@ def _link(route: IPRoute, name: str) -> Any:
     return route.get_links(indexes[0])[0] if indexes else None
 
 
-def _open_tun(name: str, multi_queue: bool) -> int:
+def open_tun(name: str, multi_queue: bool, vnet_len: int = _VNET_HDR_LEN) -> int:
+    """A queue of a TAP, made if missing, that puts a virtio-net header in front of each frame."""
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError as error:
@@ -162,7 +163,7 @@ def _open_tun(name: str, multi_queue: bool) -> int:
     try:
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if multi_queue else 0)
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-        fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HDR_LEN))
+        fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", vnet_len))
         fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
     except OSError as error:
         os.close(fd)
@@ -170,18 +171,25 @@ def _open_tun(name: str, multi_queue: bool) -> int:
     return fd
 
 
-def _set_offload(fds: list[int], name: str, offload: Offload) -> tuple[bool, bool]:
+def set_offload(fds: list[int], name: str, flags: int) -> bool:
+    """Say what each queue's reader can deal with (TUNSETOFFLOAD); False when the kernel refuses."""
+    try:
+        for fd in fds:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, flags)
+    except OSError as error:
+        log.info("%s: offloads %#x refused: %s", name, flags, error.strerror)
+        return False
+    return True
+
+
+def _ask_for_superframes(fds: list[int], name: str, offload: Offload) -> tuple[bool, bool]:
     """Ask for super-frames, with UDP's (Linux 6.2) if possible; which of the two we got."""
-    tso, uso = _TUN_F_CSUM | _TUN_F_TSO, _TUN_F_USO
-    for wanted in ((tso | uso,) if offload.tap_uso else ()) + (tso,) if offload.tap_tso else ():
-        try:
-            for fd in fds:
-                fcntl.ioctl(fd, _TUNSETOFFLOAD, wanted)
-        except OSError as error:
-            log.info("%s: offloads %#x refused: %s", name, wanted, error.strerror)
-        else:
-            return True, wanted & uso == uso
-    return False, False
+    tso = _TUN_F_CSUM | _TUN_F_TSO
+    if not offload.tap_tso:
+        return False, False
+    if offload.tap_uso and set_offload(fds, name, tso | _TUN_F_USO):
+        return True, True
+    return set_offload(fds, name, tso), False
 
 
 def _tun_error(name: str, error: OSError, multi_queue: bool) -> Exception:

@@ -26,8 +26,21 @@ struct vx_vnet {
 };
 static_assert(sizeof(struct vx_vnet) == 10, "a virtio-net header without num_buffers");
 
+/* The same with the fields of tunnels, TUNSETVNETHDRSZ 24 (virtio_net_hdr_v1_hash_tunnel, Linux 6.17). */
+struct vx_vnet_tunnel {
+    struct vx_vnet base;
+    uint16_t n_buffers;
+    uint32_t hash_value;
+    uint16_t hash_report;
+    uint16_t unused;
+    uint16_t outer_l4_off;
+    uint16_t inner_ip_off;
+};
+static_assert(sizeof(struct vx_vnet_tunnel) == 24, "a virtio-net header with a hash and a tunnel");
+
 enum {
     VX_VNET_NEEDS_CSUM = 1,
+    VX_VNET_TUNNEL_CSUM = 8, /* the outer UDP checksum of a super-frame in a tunnel is partial, too */
     VX_VNET_GSO_NONE = 0,
     VX_VNET_GSO_TCPV4 = 1,
     VX_VNET_GSO_TCPV6 = 4,

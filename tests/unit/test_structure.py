@@ -23,6 +23,7 @@ FLOORS = [
     "config",
     "_fast",
     "ports capture",
+    "gsotap",
     "engine",
     "daemon",
     "lab",
@@ -40,12 +41,13 @@ FAST_FLOORS = [
     "table",
     "port",
     "udp tap gso gro icmp",
+    "gsotap",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
-KNOW_FAST = {"__init__", "ports", "capture", "engine"}
+KNOW_FAST = {"__init__", "ports", "gsotap", "capture", "engine"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

@@ -10,7 +10,7 @@ class Lane:
     def __init__(
         self,
         tables: Tables,
-        underlays: Sequence[tuple[UnderlayPort, int]],
+        underlays: Sequence[tuple[UnderlayPort, Sequence[int]]],
         overlays: Sequence[OverlayPort],
         *,
         tos: int = 0,

@@ -12,6 +12,7 @@ cdef extern from "vx_wire.h" nogil:
         VX_VXLAN_LEN
         VX_VNI_FLAG
         VX_VNET_NEEDS_CSUM
+        VX_VNET_TUNNEL_CSUM
         VX_VNET_GSO_NONE
         VX_VNET_GSO_TCPV4
         VX_VNET_GSO_TCPV6
@@ -27,3 +28,8 @@ cdef extern from "vx_wire.h" nogil:
         uint16_t gso_size
         uint16_t csum_start
         uint16_t csum_offset
+
+    cdef struct vx_vnet_tunnel:
+        vx_vnet base
+        uint16_t outer_l4_off
+        uint16_t inner_ip_off

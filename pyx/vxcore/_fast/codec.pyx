@@ -365,6 +365,27 @@ cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint3
     return header_len
 
 
+cdef void put_outer_checksum(const Template *t, uint8_t *vxlan, uint32_t head_len, const uint8_t *body,
+                             uint32_t body_len, bint partial) noexcept nogil:
+    """After put_outer: the UDP checksum, if the tunnel has one; partial: of the pseudo-header alone.
+
+    `head_len` counts from the VXLAN header on and is even.
+    """
+    cdef uint8_t *udp = vxlan - VX_UDP_LEN
+    cdef uint32_t udp_len = VX_UDP_LEN + head_len + body_len
+    cdef uint64_t sum
+    cdef uint16_t check
+    if not t.flags & UDP_CHECK:
+        return
+    sum = pseudo(udp - (VX_IPV4_LEN if t.version == 4 else VX_IPV6_LEN), t.version, udp_len)
+    if partial:
+        vx_store16_raw(udp + 6, vx_csum_fold(sum))
+        return
+    sum = vx_csum_add(body, body_len, vx_csum_add(udp, VX_UDP_LEN + head_len, sum))
+    check = ~vx_csum_fold(sum)
+    vx_store16_raw(udp + 6, check if check else 0xFFFF)
+
+
 cdef inline uint8_t outer_ttl(const Template *t, const Flow *flow) noexcept nogil:
     if t.flags & TTL_INHERIT:
         return flow.ttl if flow.version else DEFAULT_TTL

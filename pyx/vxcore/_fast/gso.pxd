@@ -7,7 +7,8 @@ from vxcore._fast.port cimport Frame, Piece
 
 cdef enum:
     MAX_PIECES = 1024        # of all frames of one burst
-    HEADS_LEN = 1024 * 160   # room for as many headers of usual length
+    PIECE_ROOM = 96          # in front of each piece's headers, for outer ones down to Ethernet
+    HEADS_LEN = 1024 * 256   # room for as many headers of usual length
     MAX_HEAD_LEN = 2048      # a super-frame with longer headers is not cut but refused
 
 

@@ -77,17 +77,18 @@ cdef uint32_t gso_cut(Whole *w, Cuts *cuts, uint64_t vxlan) noexcept nogil:
     """
     cdef uint32_t first = cuts.n
     cdef uint32_t head_len = VX_VXLAN_LEN + w.header_len
+    cdef uint32_t taken = PIECE_ROOM + ((head_len + 15) & ~<uint32_t>15)
     cdef uint32_t size
     cdef uint8_t *head
-    while w.done < w.payload_len and cuts.n < MAX_PIECES and cuts.used + head_len <= HEADS_LEN:
+    while w.done < w.payload_len and cuts.n < MAX_PIECES and cuts.used + taken <= HEADS_LEN:
         size = min(w.size, w.payload_len - w.done)
-        head = cuts.heads + cuts.used
+        head = cuts.heads + cuts.used + PIECE_ROOM
         vx_store64_raw(head, vxlan)
         memcpy(head + VX_VXLAN_LEN, w.data, w.header_len)
         patch_piece(w, head + VX_VXLAN_LEN, size)
         cuts.pieces[cuts.n] = Piece(head, w.data + w.header_len + w.done, head_len, size)
         cuts.n += 1
-        cuts.used += (head_len + 15) & ~<uint32_t>15
+        cuts.used += taken
         w.done += size
         w.n_done += 1
     return cuts.n - first

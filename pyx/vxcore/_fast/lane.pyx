@@ -48,7 +48,8 @@ cdef struct Recent:
 cdef class Lane:
     """The loop over `underlays` (at most one for each IP family) and `overlays`.
 
-    The ports are used by this lane alone. `tos`, `ttl` are -1 for inherit, `ttl` 0 for the port's own;
+    Each underlay comes with the families it sends: ``(port, (4, 6))``. The ports are used by this lane
+    alone. `tos`, `ttl` are -1 for inherit, `ttl` 0 for the port's own;
     `strict` drops packets with reserved header bits; `ecn_linux` sends inner CE as ECT(0);
     `join_tcp` and `join_udp` let frames of one flow reach the overlay as super-frames;
     `busy_poll_us` is how long the lane looks for more before it sleeps.
@@ -115,12 +116,11 @@ cdef class Lane:
         self.underlays = <Underlay **>calloc(len(ports) + 1, sizeof(Underlay *))
         if not self.underlays:
             raise MemoryError("no memory for a lane")
-        self.superframes = True
-        for i, (port, family) in enumerate(ports):
+        for i, (port, families) in enumerate(ports):
             underlay = self.underlays[i] = &(<UnderlayPort?>port).port
             underlay.tally = &self.tally
-            self.by_family[family == 6] = underlay
-            self.superframes = self.superframes and underlay.superframes
+            for family in families:
+                self.by_family[family == 6] = underlay
 
     def _watch(self) -> None:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -342,12 +342,21 @@ cdef class Lane:
             if n == 0:
                 return 0
             self.bursts += 1
+            self.superframes = self._take_superframes()
             for i in range(n):
                 self._forward(&self.frames[i], port.segment)
             self._flush()
             if n < MAX_BURST:
                 return 0
         return 0
+
+    cdef bint _take_superframes(self) noexcept nogil:
+        """Whether all underlays do; one that finds the kernel refuses them no longer does."""
+        cdef uint32_t i
+        for i in range(self.n_underlays):
+            if not self.underlays[i].superframes:
+                return False
+        return True
 
     cdef void _flush(self) noexcept nogil:
         cdef uint32_t i
