@@ -257,22 +257,23 @@ cdef void collect(void *state, iovec *parts, uint32_t n, const vx_vnet *vnet,
 def joined(frames, mtu: int = 1450, tcp: bool = True, udp: bool = True) -> list[tuple[bytes, dict]]:
     """What a port would be sent if the frames arrived in this order: (frame, virtio-net header) pairs.
 
-    Takes bytes-like frames of at least 14 bytes.
+    Takes bytes-like frames of at least 14 bytes; writable ones are changed.
     """
     cdef Overlay port
     cdef Collected collected
     cdef Joins *joins = <Joins *>calloc(1, sizeof(Joins))
     cdef Flow flow
-    cdef bytearray copy
+    cdef uint8_t[::1] view
     cdef list out = []
     memset(&port, 0, sizeof(Overlay))
     collected.frames = <void *>out
     port.state, port.send, port.mtu, port.superframes = &collected, collect, mtu, True
-    copies = [bytearray(frame) for frame in frames]  # they stay until the flush
+    # They stay until the flush.
+    frames = [bytearray(frame) if memoryview(frame).readonly else frame for frame in frames]
     joins.tcp, joins.udp = tcp, udp
-    for copy in copies:
-        dissect(<uint8_t *>copy, <uint32_t>len(copy), &flow, False)
-        gro_add(joins, &port, <uint8_t *>copy, <uint32_t>len(copy), &flow)
+    for view in frames:
+        dissect(&view[0], <uint32_t>view.shape[0], &flow, False)
+        gro_add(joins, &port, &view[0], <uint32_t>view.shape[0], &flow)
     gro_flush(joins)
     free(joins)
     return out

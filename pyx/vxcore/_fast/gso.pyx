@@ -30,11 +30,15 @@ cdef bint gso_begin(Whole *w, const Frame *frame, const Flow *flow) noexcept nog
     headers are not what its virtio-net header says, or longer than a piece may have.
     """
     cdef uint8_t kind = frame.vnet.gso_type & ~VX_VNET_GSO_ECN
+    cdef uint8_t version = flow.version  # which a UDP type does not name
     memset(w, 0, sizeof(Whole))
     w.data, w.length, w.size = frame.data, frame.length, frame.vnet.gso_size
     w.ip_off, w.l4_off, w.six = flow.ip_off, flow.l4_off, flow.version == 6
     w.tcp = kind == VX_VNET_GSO_TCPV4 or kind == VX_VNET_GSO_TCPV6
-    if flow.l4_off == 0 or w.size == 0 or flow.proto != (PROTO_TCP if w.tcp else PROTO_UDP):
+    if w.tcp:
+        version = 4 if kind == VX_VNET_GSO_TCPV4 else 6
+    if (flow.l4_off == 0 or w.size == 0 or flow.version != version
+            or flow.proto != (PROTO_TCP if w.tcp else PROTO_UDP)):
         return False
     w.header_len = w.l4_off + VX_UDP_LEN
     if w.tcp:
@@ -46,25 +50,29 @@ cdef bint gso_begin(Whole *w, const Frame *frame, const Flow *flow) noexcept nog
     if w.header_len >= w.length or w.header_len > MAX_HEAD_LEN or w.size + w.header_len > 65535:
         return False
     w.payload_len = w.length - w.header_len
-    sum_what_stays(w)
+    sum_what_stays(w, frame.vnet.flags & VX_VNET_NEEDS_CSUM)
     return True
 
 
-cdef void sum_what_stays(Whole *w) noexcept nogil:
+cdef void sum_what_stays(Whole *w, bint partial) noexcept nogil:
     """The sums over what is alike in all pieces: of the IPv4 header without length, identification
     and checksum; of pseudo-header without length, and transport header without what is patched.
     """
     cdef uint8_t *ip = w.data + w.ip_off
     cdef uint8_t *l4 = w.data + w.l4_off
+    cdef uint8_t *field = l4 + (TCP_CHECK_OFF if w.tcp else UDP_CHECK_OFF)
     w.l4_sum = vx_be16(PROTO_TCP if w.tcp else PROTO_UDP)
-    if w.six:
+    if w.six and partial and w.l4_off - w.ip_off > VX_IPV6_LEN:
+        # A routing header has another destination for the pseudo-header, which its sender summed up.
+        w.l4_sum = vx_load16_raw(field) + <uint16_t>~vx_be16(<uint16_t>(w.length - w.l4_off))
+    elif w.six:
         w.l4_sum = vx_csum_add(ip + 8, 32, w.l4_sum)
     else:
         w.l4_sum = vx_csum_add(ip + 12, 8, w.l4_sum)
         vx_store16_raw(ip + 10, 0)
         w.ip_sum = vx_csum_add(ip + 6, (ip[0] & 15) * 4 - 6, vx_load16_raw(ip))
     if w.tcp:
-        vx_store16_raw(l4 + TCP_CHECK_OFF, 0)
+        vx_store16_raw(field, 0)
         w.l4_sum = vx_csum_add(l4 + 8, w.header_len - w.l4_off - 8, vx_csum_add(l4, 4, w.l4_sum))
         w.l4_sum -= vx_load16_raw(l4 + 12)  # data offset and flags
     else:
@@ -166,16 +174,42 @@ def segments_of(frame, size: int) -> list[bytes]:
     whole.vnet.gso_type = VX_VNET_GSO_UDP_L4
     if flow.proto == PROTO_TCP:
         whole.vnet.gso_type = VX_VNET_GSO_TCPV4 if flow.version == 4 else VX_VNET_GSO_TCPV6
-    return all_pieces(&whole, &flow)
+    pieces = all_pieces(&whole, &flow)
+    if pieces is None:
+        raise ValueError("this frame is no TCP or UDP packet that can be cut")
+    return pieces
+
+
+def finished(frame, header) -> list[bytes] | None:
+    """What is sent of a frame whose sender left work to do: a super-frame to cut, a checksum to finish.
+
+    `header` is the virtio-net header of 10 bytes that says so, `frame` a writable buffer of at least 14
+    bytes, which is changed. None when one contradicts the other: nothing of the frame is sent then.
+    """
+    cdef uint8_t[::1] view = frame
+    cdef const uint8_t[::1] said = header
+    cdef Frame whole
+    cdef Flow flow
+    if view.shape[0] < VX_ETH_LEN or said.shape[0] != sizeof(vx_vnet):
+        raise ValueError(f"{view.shape[0]} bytes of frame, {said.shape[0]} of header: 14 and 10 are needed")
+    whole.data, whole.length = &view[0], <uint32_t>view.shape[0]
+    memcpy(&whole.vnet, &said[0], sizeof(vx_vnet))
+    dissect(whole.data, whole.length, &flow, False)
+    if whole.vnet.gso_type:
+        return all_pieces(&whole, &flow)
+    if whole.vnet.flags & VX_VNET_NEEDS_CSUM and not finish_partial(whole.data, whole.length, &whole.vnet):
+        return None
+    return [bytes(frame)]
 
 
 cdef list all_pieces(const Frame *frame, const Flow *flow):
+    """None when the frame cannot be cut."""
     cdef Whole w
     cdef Cuts cuts
     cdef uint32_t i
     pieces = []
     if not gso_begin(&w, frame, flow):
-        raise ValueError("this frame is no TCP or UDP packet that can be cut")
+        return None
     cuts.heads = <uint8_t *>malloc(HEADS_LEN)
     cuts.pieces = <Piece *>malloc(MAX_PIECES * sizeof(Piece))
     try:

@@ -255,21 +255,26 @@ cdef class Lane:
             for i in range(n):
                 self._deliver(&self.datagrams[i])
             gro_flush(self.joins)
-            for i in range(<int>self.n_overlays):
-                self.overlays[i].flush(self.overlays[i].state)
+            self._flush_overlays()
             if n < MAX_BURST:
                 return 0
         return 0
 
+    cdef void _flush_overlays(self) noexcept nogil:
+        cdef uint32_t i
+        for i in range(self.n_overlays):
+            self.overlays[i].flush(self.overlays[i].state)
+        self.cuts.n = self.cuts.used = 0
+
     cdef void _deliver(self, const Datagram *d) noexcept nogil:
         """Each of the packets that came joined in one datagram, to its overlay port or a drop counter."""
         cdef int32_t remote = self.tables.find_remote(d.source)
-        cdef uint32_t at = 0
-        cdef Verdict verdict
+        cdef uint32_t at = d.step
+        cdef Verdict verdict = self._deliver_one(d, d.data, min(d.step, d.length), remote)
+        count_drop(&self.tally, verdict)
         while at < d.length:
             verdict = self._deliver_one(d, d.data + at, min(d.step, d.length - at), remote)
-            if verdict != DELIVERED:  # a delivered one is counted by its port
-                count(&self.tally, verdict, 1)
+            count_drop(&self.tally, verdict)
             at += d.step
 
     cdef inline Verdict _deliver_one(self, const Datagram *d, uint8_t *packet, uint32_t length,
@@ -293,8 +298,43 @@ cdef class Lane:
             self._learn(segment, vx_load48(frame + 6), remote)
         self.tally.segments[self.recent.segment].rx_packets += 1
         self.tally.segments[self.recent.segment].rx_bytes += length
+        if d.vnet.gso_type:
+            return self._deliver_superframe(self.overlays[segment.port], frame, length, &flow, &d.vnet)
         gro_add(self.joins, self.overlays[segment.port], frame, length, &flow)
         return DELIVERED
+
+    cdef Verdict _deliver_superframe(self, Overlay *port, uint8_t *frame, uint32_t length, const Flow *flow,
+                                     const vx_vnet *vnet) noexcept nogil:
+        """One that came whole: as it is to a port that takes its kind, else in pieces."""
+        cdef iovec parts[2]
+        cdef Frame whole
+        cdef Whole w
+        gro_flush(self.joins)  # of its flow some may wait
+        if port.superframes and (self.joins.udp if flow.proto == PROTO_UDP else self.joins.tcp):
+            parts[1] = iovec(frame, length)
+            port.send(port.state, parts, 2, vnet, 1)
+            return DELIVERED
+        whole.data, whole.length, whole.vnet = frame, length, vnet[0]
+        if not gso_begin(&w, &whole, flow):
+            return BAD_OFFLOAD
+        self._deliver_cut(port, &w)
+        return DELIVERED
+
+    cdef void _deliver_cut(self, Overlay *port, Whole *w) noexcept nogil:
+        cdef iovec parts[3]
+        cdef vx_vnet nothing
+        cdef Piece *piece
+        cdef uint32_t i, n
+        memset(&nothing, 0, sizeof(vx_vnet))
+        while w.done < w.payload_len:
+            n = gso_cut(w, &self.cuts, 0)
+            for i in range(self.cuts.n - n, self.cuts.n):
+                piece = &self.cuts.pieces[i]
+                parts[1] = iovec(piece.head + VX_VXLAN_LEN, piece.head_len - VX_VXLAN_LEN)
+                parts[2] = iovec(<void *>piece.body, piece.body_len)
+                port.send(port.state, parts, 3, &nothing, piece.body == w.data + w.header_len)
+            if w.done < w.payload_len:
+                self._flush_overlays()
 
     cdef inline Verdict _check_header(self, const uint8_t *packet, uint32_t length) noexcept nogil:
         if length < VX_VXLAN_LEN:

@@ -8,7 +8,7 @@ from vxcore._fast.c_net cimport iovec
 from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
 from vxcore._fast.flow cimport Flow
 from vxcore._fast.table cimport Remote
-from vxcore._fast.verdict cimport N_VERDICTS, Verdict
+from vxcore._fast.verdict cimport DELIVERED, N_VERDICTS, Verdict
 
 cdef enum:
     MAX_BURST = 64           # frames or datagrams that one receive gives at the most
@@ -121,6 +121,11 @@ cdef class UnderlayPort:
 
 cdef inline void count(Tally *tally, Verdict verdict, uint64_t n) noexcept nogil:
     tally.verdicts[<int>verdict] += n
+
+
+cdef inline void count_drop(Tally *tally, Verdict verdict) noexcept nogil:
+    if verdict != DELIVERED:  # what is delivered its port counts
+        tally.verdicts[<int>verdict] += 1
 
 
 cdef inline void count_sent(Tally *tally, uint32_t segment, uint64_t n, uint64_t n_bytes) noexcept nogil:

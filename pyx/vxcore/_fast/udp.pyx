@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 
 from vxcore._fast.c_bytes cimport vx_be16, vx_store16_raw
 from vxcore._fast.c_net cimport *
-from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
+from vxcore._fast.c_wire cimport *
+from vxcore._fast.flow cimport PROTO_UDP, Flow, dissect
 from vxcore._fast.port cimport *
 from vxcore._fast.table cimport Remote
 from vxcore._fast.verdict cimport *
@@ -23,10 +24,11 @@ cdef enum:
     MAX_PARTS = 2048         # two for each piece
     MAX_RUN = 63             # UDP_MAX_SEGMENTS of Linux before 6.9, less one; now it is 127
     MAX_RUN_BYTES = 65000    # what fits a datagram, with room for IP options
-    NOBUFS_TRIES = 3
+    MAX_TRIES = 3
     SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
     RECEIVE_BYTES = 1 << 19  # half of a usual L2 cache: what one receive is to bring, so that it stays near
     MIN_RECEIVE = 4
+    UDP_CHECK_OFF = 6
     NOTHING = -1
 
 
@@ -60,6 +62,7 @@ cdef struct State:
     uint32_t n_sources
     uint32_t n_receive
     bint six, gso
+    bint stuck               # a send queue stayed full in this flush: wait no more until the next
     int gso_error            # why runs are no longer sent as such, an errno
     Queue *queue
     Buffers *b
@@ -153,12 +156,32 @@ cdef inline void describe(Datagram *d, mmsghdr *m, const sockaddr_in6 *name) noe
     d.tos = vx_received_tos(&m.msg_hdr)
     d.source_port = vx_be16(name.sin6_port)
     memset(&d.vnet, 0, sizeof(vx_vnet))
+    if d.step < d.length:
+        describe_superframe(d)
     if name.sin6_family == AF_INET6:
         memcpy(d.source, &name.sin6_addr, 16)
         return
     memset(d.source, 0, 10)
     vx_store16_raw(d.source + 10, 0xFFFF)
     memcpy(d.source + 12, &(<const sockaddr_in *>name).sin_addr, 4)
+
+
+cdef void describe_superframe(Datagram *d) noexcept nogil:
+    """Tell one packet with a UDP super-frame in it from packets that came joined: of both the kernel says
+    a size, and a peer on this machine hands us the former (tunnel offload over veth). Its IP header has
+    the length of all that came. Taken for joined packets, its payload would be read as VXLAN headers.
+    """
+    cdef Flow flow
+    if d.length < VX_VXLAN_LEN + VX_ETH_LEN:
+        return
+    dissect(d.data + VX_VXLAN_LEN, d.length - VX_VXLAN_LEN, &flow, False)
+    if (flow.l4_off == 0 or flow.proto != PROTO_UDP or flow.l4_len < VX_UDP_LEN
+            or flow.l4_off + flow.l4_len != d.length - VX_VXLAN_LEN):
+        return
+    d.vnet.flags, d.vnet.gso_type = VX_VNET_NEEDS_CSUM, VX_VNET_GSO_UDP_L4
+    d.vnet.csum_start, d.vnet.csum_offset = <uint16_t>flow.l4_off, UDP_CHECK_OFF
+    d.vnet.hdr_len, d.vnet.gso_size = <uint16_t>(flow.l4_off + VX_UDP_LEN), <uint16_t>d.step
+    d.step = d.length
 
 
 # -- sending ----------------------------------------------------------------------------------------
@@ -209,6 +232,7 @@ cdef void flush(void *state) noexcept nogil:
     cdef uint32_t source
     if s.queue.n == 0:
         return
+    s.stuck = False
     for source in range(s.n_sources):
         if s.queue.first[source] != NOTHING:
             send_from(s, source)
@@ -268,14 +292,22 @@ cdef void send_all(State *s, int fd, uint32_t source, uint32_t n) noexcept nogil
             count_messages(s, at, at + sent)
             at += sent
             tries = 0
-        elif error == EINTR or (error == EAGAIN and wait_writable(fd)):
-            continue
-        elif error == ENOBUFS and tries < NOBUFS_TRIES:
-            tries += 1
-        else:
+        elif not is_passing(s, fd, error, &tries):
             refused(s, &s.queue.messages[s.b.sent[at]], source, error)
             at += 1
             tries = 0
+
+
+cdef bint is_passing(State *s, int fd, int error, int *tries) noexcept nogil:
+    """Whether the same call may succeed now. Each kind of error is tried again so many times at the most,
+    since poll and send may disagree for ever about whether there is room.
+    """
+    if error == EINTR:
+        return True
+    tries[0] += 1
+    if tries[0] > MAX_TRIES:
+        return False
+    return error == ENOBUFS or (error == EAGAIN and wait_writable(s, fd))
 
 
 cdef void count_messages(State *s, uint32_t at, uint32_t end) noexcept nogil:
@@ -318,21 +350,32 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
     cdef uint8_t control[96]
     cdef msghdr msg
     cdef uint32_t i
-    cdef int error_now
+    cdef int failed
     fill(s, &msg, control, message)
     msg.msg_iovlen = 2
     for i in range(message.n_pieces):
         msg.msg_iov = &s.queue.parts[message.part + 2 * i]
-        if sendmsg(s.fds[2 * source], &msg, MSG_DONTWAIT) < 0:
-            error_now = errno
-            count(s.port.tally, send_verdict(error_now), 1)
-            if error_now == EMSGSIZE:
+        failed = send_one(s, s.fds[2 * source], &msg)
+        if failed:
+            count(s.port.tally, send_verdict(failed), 1)
+            if failed == EMSGSIZE:
                 too_big(s, message, msg.msg_iov)
             continue
-        s.gso, s.gso_error = False, error
+        if i == 0:  # the last may fit where none of the others does: that proves nothing
+            s.gso, s.gso_error = False, error
         count(s.port.tally, DELIVERED, 1)
         count_sent(s.port.tally, message.segment, 1,
                    msg.msg_iov[0].iov_len + msg.msg_iov[1].iov_len - VX_VXLAN_LEN)
+
+
+cdef int send_one(State *s, int fd, const msghdr *msg) noexcept nogil:
+    """0, or the errno why it cannot be sent."""
+    cdef int error, tries = 0
+    while sendmsg(fd, msg, MSG_DONTWAIT) < 0:
+        error = errno
+        if not is_passing(s, fd, error, &tries):
+            return error
+    return 0
 
 
 cdef Verdict send_verdict(int error) noexcept nogil:
@@ -341,6 +384,9 @@ cdef Verdict send_verdict(int error) noexcept nogil:
     return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
 
 
-cdef bint wait_writable(int fd) noexcept nogil:
+cdef bint wait_writable(State *s, int fd) noexcept nogil:
+    """Wait for room, but in one flush only until it has not come once: the lane has others to serve."""
     cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
-    return poll(&wanted, 1, SEND_WAIT_MS) > 0
+    if not s.stuck:
+        s.stuck = poll(&wanted, 1, SEND_WAIT_MS) <= 0 or not wanted.revents & POLLOUT
+    return not s.stuck
