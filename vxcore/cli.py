@@ -210,6 +210,7 @@ def _at_least(low: int) -> Callable[[str], int]:
     argument("--udp6zerocsumrx", action="store_true", default=None, help="require none over IPv6"),
     argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
     argument("--kind", metavar="udp|tap", help="what the underlay port is (udp)"),
+    argument("--via", metavar="NAME", help="device of an underlay port of kind tap (vxu0)"),
     argument("--lanes", dest="count", type=_number, metavar="N", help="threads that carry packets (1)"),
     argument("--cpus", type=_number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),
     argument("--busy-poll", type=_number, metavar="US", help="look this long for more before sleeping (0)"),

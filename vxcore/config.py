@@ -98,7 +98,7 @@ class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Device that the underlay sockets are bound to."""
     kind: Literal["udp", "tap"] = "udp"
     """UDP sockets of this host's address, or a TAP behind which this host routes `local`."""
-    tap: Annotated[str, _DEVICE_NAME] = "vxu0"
+    via: Annotated[str, _DEVICE_NAME] = "vxu0"
     """Name of the TAP of kind "tap", which must not exist."""
     reserved: Literal["ignore", "strict"] = "ignore"
     """Reserved header bits on receipt: RFC 7348, or drop as Linux does."""

@@ -37,14 +37,14 @@ class UnderlayTap:
 
     def __init__(self, settings: Underlay, locals_: tuple[IPAddress, ...], n_lanes: int, mtu: int) -> None:
         self.settings = settings
-        self.name = settings.tap
+        self.name = settings.via
         self.locals = locals_
         self.mtu = mtu
         self.fds: list[int] = []
         with ExitStack() as undo, IPRoute() as route:
             undo.callback(self.close)
             if route.link_lookup(ifname=self.name):
-                raise ConfigError(f"tap {self.name} exists; give the name of a new device")
+                raise ConfigError(f"via {self.name}: that device exists; give the name of a new device")
             for _ in range(n_lanes):
                 self.fds.append(open_tun(self.name, n_lanes > 1, _VNET_TUNNEL_LEN))
             if not set_offload(self.fds, self.name, _OFFLOADS):

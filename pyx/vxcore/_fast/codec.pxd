@@ -54,6 +54,7 @@ cdef class Rules:
 
 cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed, uint8_t tos,
                         uint8_t ttl) noexcept nogil
+cdef bint has_checksum(const Template *t) noexcept nogil
 cdef void put_outer_checksum(const Template *t, uint8_t *vxlan, uint32_t head_len, const uint8_t *body,
                              uint32_t body_len, bint partial) noexcept nogil
 cdef Verdict walk_to_vxlan(Walk *w, uint8_t *packet, uint32_t length, const RuleBits *rules) noexcept nogil

@@ -365,6 +365,10 @@ cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint3
     return header_len
 
 
+cdef bint has_checksum(const Template *t) noexcept nogil:
+    return t.flags & UDP_CHECK != 0
+
+
 cdef void put_outer_checksum(const Template *t, uint8_t *vxlan, uint32_t head_len, const uint8_t *body,
                              uint32_t body_len, bint partial) noexcept nogil:
     """After put_outer: the UDP checksum, if the tunnel has one; partial: of the pseudo-header alone.

@@ -15,7 +15,8 @@ from vxcore._fast.c_bytes cimport vx_load64_raw
 from vxcore._fast.c_net cimport iovec, writev
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.codec cimport (
-    RuleBits, Rules, Template, Tunnel, Walk, put_outer, put_outer_checksum, put_source, walk_to_vxlan,
+    RuleBits, Rules, Template, Tunnel, Walk, has_checksum, put_outer, put_outer_checksum, put_source,
+    walk_to_vxlan,
 )
 from vxcore._fast.flow cimport Flow, dissect
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
@@ -224,6 +225,8 @@ cdef void describe(vx_vnet_tunnel *h, const Template *t, const vx_vnet *vnet,
     h.base = vnet[0]
     h.base.csum_start += header_len + VX_VXLAN_LEN
     h.base.hdr_len = h.base.csum_start + 8
+    if has_checksum(t):
+        h.base.flags |= VX_VNET_TUNNEL_CSUM
     h.base.gso_type |= VX_VNET_GSO_TUNNEL4 if t.version == 4 else VX_VNET_GSO_TUNNEL6
     h.outer_l4_off = header_len - VX_UDP_LEN
     h.inner_ip_off = header_len + VX_VXLAN_LEN + VX_ETH_LEN
