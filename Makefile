@@ -3,17 +3,27 @@
 
 PYTHON ?= python3
 TESTS ?=
+FUZZ_SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 HEADER := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)/Python.h
 ENSUREPIP := $(shell $(PYTHON) -c 'import ensurepip; print(ensurepip.__file__)' 2>/dev/null)
+CLANG_RT := $(shell clang -print-file-name=libclang_rt.fuzzer_no_main-$$(uname -m).a 2>/dev/null)
 SOURCES := setup.py vxcore/verdict.py $(filter-out %/verdict.pxd,$(shell find pyx -type f))
 
 BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)-dev \
 	$(or $(ENSUREPIP),ensurepip)=python$(VERSION)-venv
-TEST_NEEDS = tshark=tshark tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping
+FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
+TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping
+
+# What is under test as a sanitized build, and how: Python's allocator would hide overruns.
+SANITIZED := build/sanitize/lib
+SANITIZED_TESTS = $(filter-out %_peers.py,$(wildcard tests/unit/test_codec*.py)) \
+	$(addprefix tests/unit/test_,batch.py flow.py pcap.py table.py vlan.py)
+UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$(CURDIR)/$(SANITIZED)"
 
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \
@@ -23,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench docs clean
+.PHONY: help demo build test lint fuzz sanitize bench docs clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -40,6 +50,17 @@ test: $(VENV)/.test ## obtain what tests need and run every check and test; TEST
 
 lint: $(VENV)/.test ## check format, style and types
 	$(BIN)/python -m pytest -q tests/unit/test_source.py
+
+fuzz: $(VENV)/.test ## fuzz the compiled modules for FUZZ_SECONDS=600
+	@.ci/obtain $(FUZZ_NEEDS)
+	$(BIN)/python tests/fuzz/campaign.py --seconds $(FUZZ_SECONDS)
+
+# -P and the script pytest: the working directory must not come before the build under test.
+sanitize: $(VENV)/.test ## run the tests of the compiled modules under ASan and UBSan
+	VXCORE_SANITIZE=1 $(BIN)/python setup.py -q build_py --build-lib $(SANITIZED) \
+		build_ext --build-lib $(SANITIZED) --build-temp build/sanitize/temp --parallel "$$(nproc)"
+	$(UNDER_ASAN) $(BIN)/python -P -c 'from vxcore._fast import codec; assert "/build/sanitize/" in codec.__file__'
+	$(UNDER_ASAN) $(BIN)/pytest -q $(SANITIZED_TESTS)
 
 bench: $(VENV)/.bench ## run the benchmarks
 	$(AS_ROOT) $(BIN)/python -m pytest benchmarks

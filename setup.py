@@ -1,7 +1,8 @@
 """The extension list and the build switches; metadata is in pyproject.toml.
 
 Switches (environment): VXCORE_DEBUG=1 (no optimisation, assertions), VXCORE_SANITIZE=1 (ASan and
-UBSan), VXCORE_ANNOTATE=1 (Cython's HTML beside the C). C and objects go to build/.
+UBSan), VXCORE_FUZZ=1 (these and libFuzzer's coverage, with CC=clang), VXCORE_ANNOTATE=1 (Cython's HTML
+beside the C). C and objects go to build/.
 """
 
 from __future__ import annotations
@@ -33,9 +34,17 @@ def switch(name: str) -> bool:
     return os.environ.get(f"VXCORE_{name}", "0") not in ("", "0")
 
 
+def sanitizers() -> list[str]:
+    """Flags of compiler and linker; what the sanitizers find ends the process."""
+    if switch("FUZZ"):
+        return ["-fsanitize=fuzzer-no-link,address,undefined", "-shared-libasan"]
+    return ["-fsanitize=address,undefined"] if switch("SANITIZE") else []
+
+
 def compiler_flags() -> list[str]:
-    if switch("SANITIZE"):
-        return ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-DVX_NO_CLONES"]
+    if sanitizers():
+        flags = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DVX_NO_CLONES"]
+        return flags + sanitizers()
     return ["-O0", "-g"] if switch("DEBUG") else ["-O3", "-g1"]
 
 
@@ -48,7 +57,7 @@ def extension(name: str) -> Extension:
         include_dirs=[str(PYX / "include")],
         depends=sorted(map(str, headers)),
         extra_compile_args=[*compiler_flags(), *WARNINGS],
-        extra_link_args=["-fsanitize=address,undefined"] if switch("SANITIZE") else [],
+        extra_link_args=sanitizers(),
     )
 
 

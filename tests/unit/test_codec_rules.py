@@ -98,7 +98,6 @@ def test_every_bit_of_the_ipv4_header_is_under_its_checksum(policy: str, at: int
     for bit in range(8):
         packet = bytearray(whole)
         packet[at] ^= 1 << bit
-        packet[26:28] = b"\0\0" if policy != "require" else b"\1\1"
         verdict = decap_frame(packet, Rules(udp_checksum=policy, ecn="ignore"), Layer.IP).verdict
         assert verdict == (Verdict.DELIVERED if policy == "ignore" else Verdict.IP_CHECKSUM)
 
