@@ -13,6 +13,7 @@ import ctypes
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def merge(name: str) -> None:
             name, "-merge=1", MAX_LEN, smallest, str(CORPUS / name), str(BUILD / "learned" / name)
         )
         said = process.communicate()[1]
-        if process.returncode:
+        if process.returncode or not any(Path(smallest).iterdir()):
             raise SystemExit(said)
         shutil.rmtree(CORPUS / name)
         shutil.copytree(smallest, CORPUS / name)
@@ -114,12 +115,22 @@ def inside(name: str, options: list[str]) -> None:
         return 0
 
     callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)(one_input)
-    words = [b"fuzz", *map(os.fsencode, options)]
+    words = [os.fsencode(itself(name)), *map(os.fsencode, options)]
     argv = (ctypes.c_char_p * (len(words) + 1))(*words)
     argc = ctypes.c_int(len(words))
     ctypes.CDLL(str(FUZZER)).LLVMFuzzerRunDriver(
         ctypes.byref(argc), ctypes.byref(ctypes.cast(argv, ctypes.POINTER(ctypes.c_char_p))), callback
     )
+
+
+def itself(name: str) -> Path:
+    """A program that starts this process again, as libFuzzer does to merge; the environment is inherited."""
+    script = BUILD / name
+    script.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P {__file__} --inside {name} -- "$@"\n'
+    )
+    script.chmod(0o755)
+    return script
 
 
 def main() -> int:
