@@ -84,10 +84,11 @@ def rules(choice: int) -> Rules:
         ("drop", "strip", "pass"),
         ("rfc6040", "ignore"),
         ("ignore", "strict"),
+        ("drop", "deliver"),
         (False, True),
         (False, True),
     )
-    names = ("udp_checksum", "zero_checksum6", "inner_vlan", "ecn", "reserved", "gbp", "gpe")
+    names = ("udp_checksum", "zero_checksum6", "inner_vlan", "ecn", "reserved", "truncated", "gbp", "gpe")
     options = [dict(zip(names, values, strict=True)) for values in every]
     return Rules(ports=(4789, 4790), **options[choice % len(options)])
 
@@ -106,7 +107,7 @@ def decap_target(data: bytes) -> None:
     """One packet under one set of rules."""
     if len(data) < 3 or len(data) > MAX_PACKET:
         return
-    layer, chosen, packet = wire.Layer(data[0] % 3), rules(data[1] | (data[0] & 4) << 6), data[3:]
+    layer, chosen, packet = wire.Layer(data[0] % 3), rules(data[1] | data[0] >> 4 << 8), data[3:]
     if data[0] & 8:
         packet = mended(packet, layer)
     put(packet)

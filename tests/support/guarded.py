@@ -26,8 +26,12 @@ ENDS = {
 }
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
 RULES = [
-    Rules(ports=(4789,), udp_checksum=check, zero_checksum6="accept", inner_vlan=vlan, gbp=True, gpe=gpe)
-    for check, vlan, gpe in product(("verify", "ignore"), ("drop", "strip", "pass"), (False, True))
+    Rules(
+        udp_checksum=check, zero_checksum6="accept", inner_vlan=vlan, gbp=True, gpe=gpe, truncated=truncated
+    )
+    for check, vlan, gpe, truncated in product(
+        ("verify", "ignore"), ("drop", "strip", "pass"), (False, True), ("drop", "deliver")
+    )
 ]
 
 

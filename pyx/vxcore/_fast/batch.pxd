@@ -30,9 +30,11 @@ cdef class PacketBatch:
     cdef Packets p
     cdef readonly uint32_t capacity
     cdef readonly uint32_t headroom
-    cdef object _data, _slot, _offset, _length, _vni, _gbp
-    cdef object _source_port, _source, _tos, _protocol, _verdict
-    cdef void _allocate(self, object slot)
+    cdef object _data, _described
+    cdef dict _arrays
+    cdef int _describe(self, uint32_t capacity) except -1
+    cdef int _hold(self, uint64_t size) except -1
+    cdef object _array(self, str name, const void *start, object dtype)
     cdef void _reset_packet(self, uint32_t i) noexcept nogil
     cdef int _put(self, uint32_t i, const uint8_t *frame, size_t length) except -1
 

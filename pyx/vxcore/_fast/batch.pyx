@@ -4,7 +4,7 @@ Place in the house: lowest of the compiled modules; knows only memory. The codec
 on the ``Packets`` view of it.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -16,24 +16,30 @@ import numpy as np
 cdef enum:
     MIN_HEADROOM = 128
     SLOT_ALIGN = 64
+    DESCRIPTION_LEN = 41     # 16 for the source, 5 uint32, 1 uint16 and 3 uint8, see _describe
 
 # Offsets are uint32, so that a batch's bookkeeping stays small beside its packets.
 cdef uint64_t MAX_BYTES = 0xFFFFFFFF
+
+cdef object ADDRESS = np.dtype("16u1")
 
 
 cdef inline uint64_t align_up(uint64_t value) noexcept nogil:
     return (value + SLOT_ALIGN - 1) & ~<uint64_t>(SLOT_ALIGN - 1)
 
 
-cdef inline void *pointer_to(object array):
+cdef uint8_t *pointer_to(object array) except? NULL:
     """The address of a NumPy array's first byte, which lives as long as the array."""
-    return <void *><uintptr_t>array.ctypes.data
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_WRITABLE)
+    PyBuffer_Release(&view)
+    return <uint8_t *>view.buf
 
 
 cdef object aligned_bytes(uint64_t size):
     """A uint8 array of `size` bytes that starts on a cache line; its content is undefined."""
     raw = np.empty(size + SLOT_ALIGN, np.uint8)
-    start = -raw.ctypes.data % SLOT_ALIGN
+    start = -<uintptr_t>pointer_to(raw) % SLOT_ALIGN
     return raw[start : start + size]
 
 
@@ -69,36 +75,41 @@ cdef class PacketBatch:
         if capacity < 1 or frame_size < 1:
             raise ValueError(f"capacity {capacity} and frame_size {frame_size} must be at least 1")
         self.headroom = check_headroom(headroom)
-        stride = align_up(self.headroom + frame_size)
+        cdef uint64_t stride = align_up(self.headroom + frame_size)
+        cdef uint32_t i
+        cdef uint32_t *slots
         check_total(capacity * stride)
-        self._allocate(np.arange(capacity + 1, dtype=np.uint64) * stride)
+        self._describe(capacity)
+        slots = <uint32_t *>self.p.slot
+        for i in range(self.capacity):
+            slots[i + 1] = <uint32_t>((i + 1) * stride)
+        self._hold(capacity * stride)
+        self.reset()
 
-    cdef void _allocate(self, object slot):
-        """Take the slot boundaries (n + 1, ascending) and make everything else to fit."""
-        self.capacity = <uint32_t>(len(slot) - 1)
-        self._slot = slot.astype(np.uint32)
-        self._data = aligned_bytes(int(slot[self.capacity]))
-        self._offset = self._slot[: self.capacity] + np.uint32(self.headroom)
-        self._length = np.zeros(self.capacity, np.uint32)
-        self._vni = np.zeros(self.capacity, np.uint32)
-        self._gbp = np.zeros(self.capacity, np.uint32)
-        self._source_port = np.zeros(self.capacity, np.uint16)
-        self._source = np.zeros((self.capacity, 16), np.uint8)
-        self._tos = np.zeros(self.capacity, np.uint8)
-        self._protocol = np.zeros(self.capacity, np.uint8)
-        self._verdict = np.zeros(self.capacity, np.uint8)
-        self.p.mem = <uint8_t *>pointer_to(self._data)
-        self.p.slot = <const uint32_t *>pointer_to(self._slot)
-        self.p.offset = <uint32_t *>pointer_to(self._offset)
-        self.p.length = <uint32_t *>pointer_to(self._length)
-        self.p.vni = <uint32_t *>pointer_to(self._vni)
-        self.p.gbp = <uint32_t *>pointer_to(self._gbp)
-        self.p.source_port = <uint16_t *>pointer_to(self._source_port)
-        self.p.source = <uint8_t *>pointer_to(self._source)
-        self.p.tos = <uint8_t *>pointer_to(self._tos)
-        self.p.protocol = <uint8_t *>pointer_to(self._protocol)
-        self.p.verdict = <uint8_t *>pointer_to(self._verdict)
+    cdef int _describe(self, uint32_t capacity) except -1:
+        """Make the arrays that describe packets, all zero, in one piece of memory, widest first."""
+        cdef uint8_t *at
+        self.capacity = capacity
+        self._described = np.zeros(DESCRIPTION_LEN * <uint64_t>(capacity + 1), np.uint8)
+        self._arrays = {}
+        self.p.source = at = pointer_to(self._described)
+        self.p.slot = <const uint32_t *>(at + 16 * <size_t>capacity)
+        self.p.offset = <uint32_t *>self.p.slot + capacity + 1
+        self.p.length = self.p.offset + capacity
+        self.p.vni = self.p.length + capacity
+        self.p.gbp = self.p.vni + capacity
+        self.p.source_port = <uint16_t *>(self.p.gbp + capacity)
+        self.p.tos = <uint8_t *>(self.p.source_port + capacity)
+        self.p.protocol = self.p.tos + capacity
+        self.p.verdict = self.p.protocol + capacity
         self.p.n = 0
+        return 0
+
+    cdef int _hold(self, uint64_t size) except -1:
+        """Make the packets' memory."""
+        self._data = aligned_bytes(size)
+        self.p.mem = pointer_to(self._data)
+        return 0
 
     @classmethod
     def from_frames(cls, frames, headroom: int = MIN_HEADROOM):
@@ -108,11 +119,12 @@ cdef class PacketBatch:
         Raises TypeError for an element without a buffer, ValueError for an empty sequence.
         """
         cdef PacketBatch batch = cls.__new__(cls)
-        frames = frames if isinstance(frames, (list, tuple)) else list(frames)
+        frames = tuple(frames)  # a list may change under a buffer's __buffer__
         if not frames:
             raise ValueError("frames is empty: a batch holds at least one packet")
         batch.headroom = check_headroom(headroom)
-        batch._allocate(slots_for(frames, batch.headroom))
+        batch._describe(len(frames))
+        batch._hold(lay_slots(<uint32_t *>batch.p.slot, frames, batch.headroom))
         batch.fill(frames)
         return batch
 
@@ -129,6 +141,8 @@ cdef class PacketBatch:
         if len(frames) > self.capacity:
             raise ValueError(f"{len(frames)} frames do not fit a batch of capacity {self.capacity}")
         for frame in frames:
+            if i == self.capacity:
+                raise ValueError(f"frames grew beyond the batch's capacity, {self.capacity}")
             put_object(self, i, frame)
             i += 1
         self.p.n = i
@@ -178,14 +192,15 @@ cdef class PacketBatch:
 
         Raises ValueError when an offset or length set from outside leaves its slot.
         """
+        cdef Packets *p = &self.p
         cdef uint32_t i
         cdef int wanted = -1 if verdict is None else verdict
-        frames = []
-        for i in range(self.p.n):
-            if wanted < 0 or self.p.verdict[i] == wanted:
-                self._check(i)
-                frames.append(PyBytes_FromStringAndSize(
-                    <char *>self.p.mem + self.p.offset[i], self.p.length[i]))
+        cdef list frames = []
+        for i in range(p.n):
+            if wanted < 0 or p.verdict[i] == wanted:
+                if not in_slot(p, i, p.offset[i], p.length[i]):
+                    self._check(i)
+                frames.append(PyBytes_FromStringAndSize(<char *>p.mem + p.offset[i], p.length[i]))
         return frames
 
     def _check(self, i: int) -> None:
@@ -223,55 +238,61 @@ cdef class PacketBatch:
             raise ValueError(f"count {value} is not from 0 to the capacity, {self.capacity}")
         self.p.n = value
 
+    cdef object _array(self, str name, const void *start, object dtype):
+        """A NumPy array over one of the arrays that `_describe` laid out, made when first asked for."""
+        array = self._arrays.get(name)
+        if array is None:
+            where = <uintptr_t>start - <uintptr_t>self.p.source
+            array = self._arrays[name] = np.ndarray(self.capacity, dtype, self._described, where)
+        return array[: self.p.n]
+
     @property
     def data(self):
         return self._data[:]
 
     @property
     def offset(self):
-        return self._offset[: self.p.n]
+        return self._array("offset", self.p.offset, np.uint32)
 
     @property
     def length(self):
-        return self._length[: self.p.n]
+        return self._array("length", self.p.length, np.uint32)
 
     @property
     def verdict(self):
-        return self._verdict[: self.p.n]
+        return self._array("verdict", self.p.verdict, np.uint8)
 
     @property
     def vni(self):
-        return self._vni[: self.p.n]
+        return self._array("vni", self.p.vni, np.uint32)
 
     @property
     def source(self):
-        return self._source[: self.p.n]
+        return self._array("source", self.p.source, ADDRESS)
 
     @property
     def source_port(self):
-        return self._source_port[: self.p.n]
+        return self._array("source_port", self.p.source_port, np.uint16)
 
     @property
     def tos(self):
-        return self._tos[: self.p.n]
+        return self._array("tos", self.p.tos, np.uint8)
 
     @property
     def gbp(self):
-        return self._gbp[: self.p.n]
+        return self._array("gbp", self.p.gbp, np.uint32)
 
     @property
     def protocol(self):
-        return self._protocol[: self.p.n]
+        return self._array("protocol", self.p.protocol, np.uint8)
 
 
 cdef PacketBatch batch_over(uint64_t size, uint32_t capacity):
     """A batch whose owner lays packets into `size` bytes as it likes: it sets the slots, too."""
     cdef PacketBatch batch = PacketBatch.__new__(PacketBatch)
     check_total(size)
-    slot = np.zeros(capacity + 1, np.uint64)
-    slot[capacity] = size
-    batch._allocate(slot)
-    (<uint32_t *>batch.p.slot)[capacity] = 0
+    batch._describe(capacity)
+    batch._hold(size)
     return batch
 
 
@@ -287,15 +308,17 @@ cdef int check_total(object size) except -1:
     return 0
 
 
-cdef object slots_for(list_or_tuple, uint32_t headroom):
-    """Slot boundaries that fit each frame, in a uint64 array of n + 1."""
+cdef uint64_t lay_slots(uint32_t *slot, tuple frames, uint32_t headroom) except? 0:
+    """Write the slot boundaries that fit each frame; return the bytes that all take."""
     cdef Py_ssize_t i
-    boundaries = np.zeros(len(list_or_tuple) + 1, np.uint64)
-    cdef uint64_t[::1] slot = boundaries
-    for i in range(len(list_or_tuple)):
-        slot[i + 1] = slot[i] + align_up(headroom + buffer_len(list_or_tuple[i]))
-    check_total(int(slot[len(list_or_tuple)]))
-    return boundaries
+    cdef uint64_t end = 0
+    for i in range(len(frames)):
+        slot[i] = <uint32_t>end
+        end += align_up(headroom + buffer_len(frames[i]))
+        if end > MAX_BYTES:
+            check_total(end)
+    slot[len(frames)] = <uint32_t>end
+    return end
 
 
 cdef Py_ssize_t buffer_len(object frame) except -1:
