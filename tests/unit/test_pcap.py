@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import PcapNgWriter, wrpcap
+from support.captures import START_S, block, enhanced, interface, pcap, section
 
 from vxcore import PacketBatch, read_pcap
 from vxcore._fast.pcap import Reader
@@ -22,33 +24,6 @@ PACKETS = [Ether() / IP() / UDP() / bytes(n) for n in range(50)]
 FRAMES = [bytes(packet) for packet in PACKETS]
 for number, packet in enumerate(PACKETS):
     packet.time = 1_700_000_000 + number / 4
-
-
-def pcap(frames: list[bytes], order: str = "<", nano: bool = False, link: int = 1) -> bytes:
-    magic = 0xA1B23C4D if nano else 0xA1B2C3D4
-    data = struct.pack(f"{order}IHHIIII", magic, 2, 4, 0, 0, 65535, link)
-    for n, frame in enumerate(frames):
-        data += struct.pack(f"{order}IIII", 1000 + n, n, len(frame), len(frame) + 1) + frame
-    return data
-
-
-def block(kind: int, body: bytes, order: str = "<") -> bytes:
-    body = body + bytes(-len(body) % 4)
-    length = struct.pack(f"{order}I", len(body) + 12)
-    return struct.pack(f"{order}I", kind) + length + body + length
-
-
-def section(order: str = "<") -> bytes:
-    return block(0x0A0D0D0A, struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1), order)
-
-
-def interface(order: str = "<", link: int = 1, options: bytes = b"", snap_len: int = 0) -> bytes:
-    return block(1, struct.pack(f"{order}HHI", link, 0, snap_len) + options, order)
-
-
-def enhanced(frame: bytes, stamp: int, order: str = "<", number: int = 0) -> bytes:
-    header = struct.pack(f"{order}IIIII", number, stamp >> 32, stamp & 0xFFFFFFFF, len(frame), len(frame) + 1)
-    return block(6, header + frame, order)
 
 
 def read_all(data: bytes, block_size: int = 1 << 16) -> tuple[list[bytes], list[int], str | None]:
@@ -77,7 +52,7 @@ def test_scapy_and_we_read_the_same(tmp_path: Path) -> None:
 def test_pcap_of_either_byte_order_and_resolution(order: str, nano: bool) -> None:
     frames, times, problem = read_all(pcap(FRAMES, order, nano))
     assert (frames, problem) == (FRAMES, None)
-    assert times == [(1000 + n) * 10**9 + n * (1 if nano else 1000) for n in range(len(FRAMES))]
+    assert times == [(START_S + n) * 10**9 + n * (1 if nano else 1000) for n in range(len(FRAMES))]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -201,3 +176,34 @@ def test_a_damaged_file_is_refused_unless_the_damage_is_behind_the_limit(tmp_pat
     file.write_bytes(pcap([]))
     with pytest.raises(CaptureError, match="no packets"):
         read_pcap(file)
+
+
+class Trickle(io.BytesIO):
+    """A pipe: gives a few bytes at a time."""
+
+    def readinto(self, buffer: Any) -> int:
+        return super().readinto(memoryview(buffer)[:7])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pcap(FRAMES),
+        section() + interface() + b"".join(enhanced(f, 1) for f in FRAMES) + block(0x0BAD, bytes(9000)),
+    ],
+)
+def test_a_pipe_that_gives_little_at_a_time_is_read_as_it_comes(data: bytes) -> None:
+    reader = Reader(Trickle(data), 4096)
+    frames: list[bytes] = []
+    while reader.read():
+        frames += reader.batch.to_frames()
+        assert len(reader.batch) < 5
+    assert (frames, reader.problem) == (FRAMES, None)
+
+
+def test_a_block_larger_than_memory_that_is_cut_short_is_named() -> None:
+    data = section() + interface() + enhanced(FRAMES[0], 1) + block(0x0BAD, bytes(300_000))
+    for missing in (1, 100_000):
+        frames, _, problem = read_all(data[:-missing])
+        assert frames == FRAMES[:1]
+        assert f"the file ends inside a block, of which {missing} bytes are missing" in str(problem)

@@ -3,16 +3,22 @@
 Place in the house: above batch, beside codec. A Reader's batch lies in the file's bytes as they were
 read: no packet is copied, and what stood in front of it in the file is its headroom. Whatever a file
 holds, nothing outside the block is touched; what is wrong with it ends the reading with a sentence
-that says where.
+that says where. A Writer assembles records in a block that stays in the cache, and hands it on whole.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memmove, memset
+from libc.string cimport memcpy, memmove, memset
+
+import struct
 
 import numpy as np
 
-from vxcore._fast.batch cimport PacketBatch, batch_over
-from vxcore._fast.c_bytes cimport vx_be32, vx_binary_ns, vx_load16_raw, vx_load32_raw, vx_swap16, vx_swap32
+from vxcore._fast.batch cimport PacketBatch, Packets, batch_over, in_slot
+from vxcore._fast.c_bytes cimport (
+    vx_be32, vx_binary_ns, vx_load16_raw, vx_load32_raw, vx_store32_raw, vx_swap16, vx_swap32,
+)
+from vxcore._fast.verdict cimport *
 
 from vxcore.errors import CaptureError
 
@@ -27,6 +33,11 @@ cdef enum:
     BLOCK_SIMPLE = 3
     BLOCK_PACKET = 6
     BLOCK_MIN_LEN = 12
+    PACKET_HEADER_LEN = 28    # of an enhanced packet block, in front of the packet
+    OPTION_END = 0
+    OPTION_COMMENT = 1
+    OPTION_NAME = 2           # of an interface
+    OPTION_APPLICATION = 4    # of a section
     OPTION_TSRESOL = 9
     OPTION_TSOFFSET = 14
     MAX_INTERFACES = 65536
@@ -37,6 +48,9 @@ cdef uint32_t MAGIC_ORDER = 0x1A2B3C4D
 cdef bint IS_LITTLE = vx_be32(1) != 1
 
 BLOCK_SIZE = 8 << 20
+READ_SIZE = 512 << 10   # what is read at a time, so that it is still near when it is looked at
+WRITE_SIZE = 256 << 10
+SNAP_LEN = 262144       # what tcpdump says, too: the largest packet to expect
 MAX_PACKETS = 65536
 LINK_ETHERNET = 1
 
@@ -50,7 +64,7 @@ cdef struct Interface:
 
 
 cdef class Reader:
-    """Reads a capture from a binary file object that has ``readinto``.
+    """Reads a capture from a binary file object that has ``readinto``, which may give less than asked.
 
     ``read()`` fills ``batch`` with the next packets and returns how many, 0 at the end. They, and the
     arrays ``time_ns`` (int64, since 1970), ``original_len`` (uint32, on the wire) and ``link``
@@ -64,10 +78,11 @@ cdef class Reader:
     cdef readonly PacketBatch batch
     cdef readonly object problem
     cdef readonly bint nanoseconds
+    cdef readonly bint pcapng
     cdef uint8_t *bytes_
     cdef size_t size, start, end
     cdef uint64_t position, skip
-    cdef bint eof, swapped, ng
+    cdef bint eof, swapped
     cdef Interface *interfaces
     cdef object _interfaces
     cdef uint32_t n_interfaces
@@ -109,24 +124,25 @@ cdef class Reader:
     # -- filling the block ---------------------------------------------------------------------
 
     cdef int _refill(self) except -1:
-        """Move what is left to the front and read until the block is full or the file at its end."""
+        """Move what is left to the front and read on: as much as there is by now, from a pipe."""
+        cdef size_t n_read
         memmove(self.bytes_, self.bytes_ + self.start, self.end - self.start)
         self.position += self.start
         self.end -= self.start
         self.start = 0
-        while self.end < self.size and not self.eof:
-            n_read = self._file.readinto(self._view[self.end :])
-            self.eof = not n_read
-            self.end += n_read or 0
+        n_read = self._file.readinto(self._view[self.end : min(self.end + <size_t>READ_SIZE, self.size)])
+        self.eof = n_read == 0
+        self.end += n_read
         return 0
 
     def _begin(self) -> None:
-        self._refill()
+        while self.end < FILE_HEADER_LEN and not self.eof:
+            self._refill()
         if self.end < 4:
             raise CaptureError(f"not a capture file: {self.end} bytes long")
         magic = vx_load32_raw(self.bytes_)
         if magic == BLOCK_SECTION:
-            self.ng = True
+            self.pcapng = True
             return
         self.swapped = magic not in (MAGIC_MICRO, MAGIC_NANO)
         magic = self._u32(self.bytes_)
@@ -145,14 +161,17 @@ cdef class Reader:
         """Fill ``batch`` with the next packets; return how many there are."""
         self.batch.p.n = 0
         while self.problem is None:
-            self._refill()
             self._drop_skipped()
             with nogil:
                 self._scan()
-            if self.batch.p.n or (self.eof and self.start == self.end):
+            if self.batch.p.n or self.problem is not None:
                 break
-            if self.problem is None and not self.skip and (self.eof or self.start == 0):
+            if self.skip and self.start < self.end:
+                continue
+            if self.eof or (self.start == 0 and self.end == self.size):
                 self._complain()
+                break
+            self._refill()
         return self.batch.p.n
 
     cdef void _drop_skipped(self) noexcept:
@@ -163,9 +182,11 @@ cdef class Reader:
     def _complain(self) -> None:
         """Nothing could be taken from the block, and there is no more to read for it."""
         left = self.end - self.start
-        if self.eof:
+        if self.eof and self.skip:
+            self._stop(f"the file ends inside a block, of which {self.skip} bytes are missing")
+        elif self.eof and left:
             self._stop(f"the file ends inside a record, of which {left} bytes are there")
-        else:
+        elif left:
             self._stop(f"a record claims more than the {self.size} bytes that a record may have")
 
     def _stop(self, what: str) -> None:
@@ -193,7 +214,7 @@ cdef class Reader:
         cdef uint32_t i, n = 0
         self.slot[0] = <uint32_t>self.start
         while n < self.batch.capacity and not self.skip:
-            if not (self._block(&n) if self.ng else self._record(&n)):
+            if not (self._block(&n) if self.pcapng else self._record(&n)):
                 break
         self.batch.p.n = n
         for i in range(n, self.batch.capacity):
@@ -299,7 +320,7 @@ cdef class Reader:
                            f" in a section with {self.n_interfaces} interfaces")
             return False
         stamp = <uint64_t>self._u32(block + 12) << 32 | self._u32(block + 16)
-        self._take(n, interface, 28, caught, self._u32(block + 24), length)
+        self._take(n, interface, PACKET_HEADER_LEN, caught, self._u32(block + 24), length)
         self.time[n[0] - 1] = nanoseconds_of(stamp, &self.interfaces[interface])
         return True
 
@@ -361,3 +382,239 @@ cdef int64_t nanoseconds_of(uint64_t stamp, const Interface *interface) noexcept
         value //= 10
         exponent -= 1
     return <int64_t>(value + <uint64_t>interface.offset_s * 1000000000)
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+# What the records of one call are made of; NULL where a default holds for all.
+cdef struct Source:
+    const Packets *packets
+    const int64_t *time
+    const uint32_t *original
+    const uint32_t *interface
+    const uint32_t *pick
+    uint32_t n_picks
+
+
+@cython.auto_pickle(False)  # Cython takes `block` for text
+cdef class Writer:
+    """Writes a capture to a binary file object that has ``write``.
+
+    pcap, with packets of the one link type `link` (LINKTYPE_ number); or with `pcapng`, where
+    ``add_interface`` must come before the first packet, as often as there are link types or names to
+    tell apart. Time stamps are written in microseconds, or in `nanoseconds`. `comment` is the
+    section's, pcapng only. With `append` the file has its header and `n_interfaces` already, and this
+    goes on behind them.
+
+    Nothing stays behind in the Writer: when a call returns, the file has been given all of it.
+    Raises ValueError for wrong arguments; OSError from the file.
+    """
+
+    cdef object _file, _buffer, _view
+    cdef readonly bint pcapng, nanoseconds
+    cdef readonly uint32_t n_interfaces
+    cdef uint8_t *block
+    cdef size_t size, used
+
+    def __init__(self, file, *, pcapng: bool = False, nanoseconds: bool = False, link: int = LINK_ETHERNET,
+                 comment: str | None = None, append: bool = False, n_interfaces: int = 0,
+                 block_size: int = WRITE_SIZE):
+        if block_size < 64:
+            raise ValueError(f"block_size {block_size} is less than a record's header needs; from 64 up")
+        if comment is not None and not pcapng:
+            raise ValueError("a pcap has no place for a comment; a pcapng has")
+        self._file = file
+        self.size = block_size
+        self._buffer = np.empty(block_size, np.uint8)
+        self._view = memoryview(self._buffer)
+        self.block = <uint8_t *><uintptr_t>self._buffer.ctypes.data
+        self.pcapng = pcapng
+        self.nanoseconds = nanoseconds
+        self.n_interfaces = n_interfaces
+        if not append:
+            self._put(section_header(comment) if pcapng else file_header(link, nanoseconds))
+
+    def add_interface(self, link: int = LINK_ETHERNET, name: str | None = None) -> int:
+        """Describe one more interface, and return its number; for a pcapng."""
+        if not self.pcapng:
+            raise ValueError("a pcap has one link type and no interfaces; a pcapng has")
+        if self.n_interfaces == MAX_INTERFACES:
+            raise ValueError(f"more than {MAX_INTERFACES} interfaces, which no reader is ready for")
+        options = option(OPTION_TSRESOL, bytes([9 if self.nanoseconds else 6]))
+        if name is not None:
+            options = option(OPTION_NAME, name.encode()) + options
+        body = struct.pack("=HHI", link, 0, SNAP_LEN) + options + option(OPTION_END, b"")
+        self._put(framed(BLOCK_INTERFACE, body))
+        self.n_interfaces += 1
+        return self.n_interfaces - 1
+
+    def write(self, PacketBatch batch not None, time_ns, original_len=None, pick=None,
+              interface=None) -> int:
+        """Write packets of a batch as records, and return how many.
+
+        `pick`, a uint32 array, numbers the packets to write, in that order; default: those whose
+        verdict is DELIVERED. The other arrays have shape (n,), an element for each packet of the
+        batch: `time_ns` int64, nanoseconds since 1970; `original_len` uint32, the length on the wire
+        (default: the packet's); `interface` uint32, for a pcapng (default: the first).
+        """
+        cdef Source source
+        cdef uint32_t k = 0, n = batch.p.n
+        cdef const int64_t[::1] times = of_shape(time_ns, "time_ns", n)
+        cdef const uint32_t[::1] originals, picks, interfaces
+        if pick is None:
+            pick = np.flatnonzero(batch.verdict == DELIVERED).astype(np.uint32)
+        if len(pick) == 0:
+            return 0
+        picks = pick
+        memset(&source, 0, sizeof(Source))
+        source.packets, source.time, source.pick = &batch.p, &times[0], &picks[0]
+        source.n_picks = <uint32_t>picks.shape[0]
+        if original_len is not None:
+            originals = of_shape(original_len, "original_len", n)
+            source.original = &originals[0]
+        if interface is not None:
+            interfaces = of_shape(interface, "interface", n)
+            source.interface = &interfaces[0]
+        self._check(&source)
+        while k < source.n_picks:
+            with nogil:
+                k = self._fill(&source, k)
+            self._flush()
+            if k < source.n_picks and self.record_len(&source, k) > self.size:
+                self._write_large(&source, batch, k)
+                k += 1
+        return source.n_picks
+
+    cdef int _check(self, const Source *source) except -1:
+        """All that could take the loop out of bounds, before anything is written."""
+        cdef const Packets *p = source.packets
+        cdef uint32_t k, i
+        for k in range(source.n_picks):
+            i = source.pick[k]
+            if i >= p.n:
+                raise ValueError(f"pick[{k}] is packet {i} of {p.n}")
+            if not in_slot(p, i, p.offset[i], p.length[i]):
+                raise ValueError(f"packet {i}: offset {p.offset[i]}, length {p.length[i]} leave its slot")
+            if self.pcapng and (source.interface[i] if source.interface else 0) >= self.n_interfaces:
+                raise ValueError(f"packet {i} is of an interface that was not added: there are"
+                                 f" {self.n_interfaces}")
+        return 0
+
+    cdef inline size_t record_len(self, const Source *source, uint32_t k) noexcept nogil:
+        cdef size_t length = source.packets.length[source.pick[k]]
+        if self.pcapng:
+            return PACKET_HEADER_LEN + ((length + 3) & ~<size_t>3) + 4
+        return RECORD_HEADER_LEN + length
+
+    cdef uint32_t _fill(self, const Source *source, uint32_t k) noexcept nogil:
+        """Put records into the block from the k-th on while they fit; return which is next."""
+        cdef const Packets *p = source.packets
+        cdef uint32_t i, length
+        while k < source.n_picks and self.record_len(source, k) <= self.size - self.used:
+            i = source.pick[k]
+            length = p.length[i]
+            self.used += self._header(source, i, self.block + self.used)
+            memcpy(self.block + self.used, p.mem + p.offset[i], length)
+            self.used += length
+            if self.pcapng:
+                self._trailer(length)
+            k += 1
+        return k
+
+    cdef inline uint32_t _header(self, const Source *source, uint32_t i, uint8_t *at) noexcept nogil:
+        """Write what stands in front of a packet; return its length."""
+        cdef uint32_t length = source.packets.length[i]
+        cdef uint32_t original = source.original[i] if source.original else length
+        cdef int64_t time = source.time[i]
+        cdef uint64_t stamp
+        if self.pcapng:
+            # Absurd times wrap here as they did in nanoseconds_of, and so come out as they went in.
+            stamp = <uint64_t>time if self.nanoseconds else <uint64_t>floor_divide(time, 1000)
+            vx_store32_raw(at, BLOCK_PACKET)
+            vx_store32_raw(at + 4, PACKET_HEADER_LEN + ((length + 3) & ~<uint32_t>3) + 4)
+            vx_store32_raw(at + 8, source.interface[i] if source.interface else 0)
+            vx_store32_raw(at + 12, <uint32_t>(stamp >> 32))
+            vx_store32_raw(at + 16, <uint32_t>stamp)
+            vx_store32_raw(at + 20, length)
+            vx_store32_raw(at + 24, original)
+            return PACKET_HEADER_LEN
+        stamp = <uint64_t>floor_divide(time, 1000000000)
+        time -= <int64_t>stamp * 1000000000
+        vx_store32_raw(at, <uint32_t>stamp)
+        vx_store32_raw(at + 4, <uint32_t>(time if self.nanoseconds else time // 1000))
+        vx_store32_raw(at + 8, length)
+        vx_store32_raw(at + 12, original)
+        return RECORD_HEADER_LEN
+
+    cdef inline void _trailer(self, uint32_t length) noexcept nogil:
+        """Pad a packet block to a multiple of 4 and close it with its length."""
+        cdef uint32_t padded = (length + 3) & ~<uint32_t>3
+        memset(self.block + self.used, 0, padded - length)
+        self.used += padded - length
+        vx_store32_raw(self.block + self.used, PACKET_HEADER_LEN + padded + 4)
+        self.used += 4
+
+    cdef int _write_large(self, const Source *source, PacketBatch batch, uint32_t k) except -1:
+        """A record that is larger than the block goes out in three pieces."""
+        cdef uint32_t i = source.pick[k]
+        self.used = self._header(source, i, self.block)
+        self._flush()
+        self._put(batch[i])
+        if self.pcapng:
+            self._trailer(batch.p.length[i])
+            self._flush()
+        return 0
+
+    cdef int _flush(self) except -1:
+        """The GIL is the file's to release."""
+        cdef size_t used = self.used
+        self.used = 0
+        return self._put(self._view[:used])
+
+    cdef int _put(self, data) except -1:
+        """Give the file all of it: a raw file may take it in pieces."""
+        rest = memoryview(data)
+        while len(rest):
+            n_taken = self._file.write(rest)
+            if n_taken is None:
+                raise BlockingIOError("the file to write to is non-blocking, and takes no more")
+            rest = rest[n_taken:]
+        return 0
+
+
+cdef inline int64_t floor_divide(int64_t value, int64_t by) noexcept nogil:
+    """Towards minus infinity, for times before 1970; C divides towards zero."""
+    return value // by - (value % by < 0)
+
+
+cdef object of_shape(array, name, n):
+    if len(array) != n:
+        raise ValueError(f"{name} has {len(array)} elements, the batch {n} packets")
+    return array
+
+
+cdef bytes file_header(link, nanoseconds):
+    """What a pcap starts with, in this machine's byte order."""
+    magic = MAGIC_NANO if nanoseconds else MAGIC_MICRO
+    return struct.pack("=IHHiIII", magic, 2, 4, 0, 0, SNAP_LEN, link)
+
+
+cdef bytes section_header(comment):
+    """What a pcapng starts with: of unknown length, written by us."""
+    options = option(OPTION_COMMENT, comment.encode()) if comment is not None else b""
+    options += option(OPTION_APPLICATION, b"vxcore") + option(OPTION_END, b"")
+    return framed(BLOCK_SECTION, struct.pack("=IHHq", MAGIC_ORDER, 1, 0, -1) + options)
+
+
+cdef bytes option(code, value):
+    """One option of a pcapng block; ValueError when the value has more than 65,535 bytes."""
+    if len(value) > 65535:
+        raise ValueError(f"a text of {len(value)} bytes; an option of a pcapng holds 65535")
+    return struct.pack("=HH", code, len(value)) + value + bytes(3 - (len(value) + 3) % 4)
+
+
+cdef bytes framed(kind, body):
+    """A pcapng block around its body, whose length is a multiple of 4."""
+    length = struct.pack("=I", len(body) + BLOCK_MIN_LEN)
+    return struct.pack("=I", kind) + length + body + length
