@@ -210,3 +210,10 @@ class Verdict(IntEnum):
         "look for the sender behind the overlay port that writes such headers; --no-offload tap_tso does"
         " without them",
     )
+
+    # The capture file
+    LINK_TYPE = (
+        35,
+        "the capture's link type is not one that we can read",
+        "capture on an Ethernet, cooked or raw IP device, or convert the file",
+    )

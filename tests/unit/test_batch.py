@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vxcore._fast.batch import PacketBatch
+from vxcore._fast.batch import PacketBatch, Spread
 
 
 def test_frames_come_back_as_they_went_in() -> None:
@@ -73,3 +73,23 @@ def test_reset_forgets_everything() -> None:
     batch.reset()
     batch.count = 1
     assert (batch.length[0], batch.verdict[0], batch.offset[0]) == (0, 0, 128)
+
+
+def test_spread_gives_packets_headroom_again_and_again() -> None:
+    tight = PacketBatch.from_frames([bytes([n]) * n for n in range(100)])
+    tight.verdict[3] = 5
+    spread = Spread(int(tight.length.sum()), 100)
+    for _ in range(3):
+        batch = spread.take(tight)
+        assert batch is spread.batch
+        assert batch.to_frames() == tight.to_frames()
+        assert batch.verdict.tolist() == tight.verdict.tolist()
+        assert (batch.offset[1:] - batch.offset[:-1] - batch.length[:-1] >= 128).all()
+        batch.offset[:] -= 128
+    with pytest.raises(ValueError, match="101 packets, but room for 100"):
+        spread.take(PacketBatch.from_frames([b""] * 101))
+    with pytest.raises(ValueError, match="have 4951 bytes, but there is room for 4950"):
+        spread.take(PacketBatch.from_frames([bytes(4951)]))
+    tight.offset[7] = 0xFFFFFFFF
+    with pytest.raises(ValueError, match="packet 7"):
+        spread.take(tight)

@@ -4,6 +4,7 @@ Place in the house: lowest of the compiled modules; knows only memory. The codec
 on the ``Packets`` view of it.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -294,6 +295,58 @@ cdef PacketBatch batch_over(uint64_t size, uint32_t capacity):
     batch._describe(capacity)
     batch._hold(size)
     return batch
+
+
+@cython.auto_pickle(False)
+cdef class Spread:
+    """Copies packets apart: from a batch without headroom into one with it, again and again.
+
+    ``Spread(size, capacity, headroom=128)`` has room for any batch of up to `capacity` packets that
+    have `size` bytes together. ``batch`` is what ``take`` fills, valid until it fills it again.
+    """
+
+    cdef readonly PacketBatch batch
+    cdef uint64_t size
+
+    def __init__(self, size: int, capacity: int, headroom: int = MIN_HEADROOM):
+        room = check_headroom(headroom) + SLOT_ALIGN
+        self.size = size
+        self.batch = batch_over(size + capacity * room, capacity)
+        self.batch.headroom = check_headroom(headroom)
+
+    def take(self, PacketBatch source not None) -> PacketBatch:
+        """Replace ``batch`` by a copy of `source`'s packets, and return it; verdicts are copied, too.
+
+        Raises ValueError when a packet leaves its slot or they are more than there is room for.
+        """
+        cdef uint32_t i
+        cdef uint64_t total = 0
+        if source.p.n > self.batch.capacity:
+            raise ValueError(f"{source.p.n} packets, but room for {self.batch.capacity}")
+        for i in range(source.p.n):
+            if not in_slot(&source.p, i, source.p.offset[i], source.p.length[i]):
+                source._check(i)
+            total += source.p.length[i]
+        if total > self.size:
+            raise ValueError(f"the packets have {total} bytes, but there is room for {self.size}")
+        with nogil:
+            spread_all(&source.p, self.batch)
+        return self.batch
+
+
+cdef void spread_all(const Packets *source, PacketBatch batch) noexcept nogil:
+    cdef Packets *p = &batch.p
+    cdef uint32_t *slot = <uint32_t *>p.slot
+    cdef uint32_t i
+    slot[0] = 0
+    for i in range(source.n):
+        batch._reset_packet(i)
+        p.verdict[i], p.length[i] = source.verdict[i], source.length[i]
+        memcpy(p.mem + p.offset[i], source.mem + source.offset[i], source.length[i])
+        slot[i + 1] = <uint32_t>align_up(p.offset[i] + source.length[i])
+    p.n = source.n
+    for i in range(source.n, batch.capacity):
+        slot[i + 1] = slot[source.n]  # whoever raises count finds empty slots
 
 
 cdef uint32_t check_headroom(object headroom) except? 0:

@@ -42,6 +42,11 @@ cdef inline bint is_tag(uint16_t ethertype) noexcept nogil:
     return ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_QINQ or ethertype == ETHERTYPE_QINQ_OLD
 
 
+cdef inline bint has_ports(uint8_t proto) noexcept nogil:
+    return (proto == PROTO_TCP or proto == PROTO_UDP or proto == PROTO_SCTP or proto == PROTO_UDPLITE
+            or proto == PROTO_DCCP)
+
+
 cdef inline uint32_t finish_hash(uint64_t a, uint64_t b) noexcept nogil:
     return <uint32_t>(vx_mix(vx_mix(a ^ VX_K0, b ^ VX_K1) ^ VX_K2, VX_K3) >> 32)
 

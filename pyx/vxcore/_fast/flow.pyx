@@ -18,11 +18,6 @@ cdef enum:
     UDP_MIN_LEN = 8
 
 
-cdef inline bint has_ports(uint8_t proto) noexcept nogil:
-    return (proto == PROTO_TCP or proto == PROTO_UDP or proto == PROTO_SCTP or proto == PROTO_UDPLITE
-            or proto == PROTO_DCCP)
-
-
 cdef inline uint64_t ports_word(const uint8_t *frame, uint32_t length, const Flow *flow) noexcept nogil:
     cdef uint64_t word = <uint64_t>flow.proto << 32
     if flow.l4_off and has_ports(flow.proto) and flow.l4_off + 4 <= length:
