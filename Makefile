@@ -16,7 +16,8 @@ SOURCES := setup.py vxcore/verdict.py $(filter-out %/verdict.pxd,$(shell find py
 BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)-dev \
 	$(or $(ENSUREPIP),ensurepip)=python$(VERSION)-venv
 FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
-TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping
+TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
+	tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping
 
 # What is under test as a sanitized build, and how: Python's allocator would hide overruns.
 SANITIZED := build/sanitize/lib

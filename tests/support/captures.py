@@ -79,6 +79,18 @@ def read_pcapng_by_scapy(path: Path | str) -> list[tuple[bytes, int, int, str]]:
         ]
 
 
+def read(path: Path | str) -> list[tuple[bytes, int, int]]:
+    """Frames, times and lengths on the wire, of either form."""
+    if Path(path).read_bytes()[:4] == b"\n\r\r\n":
+        return [packet[:3] for packet in read_pcapng_by_scapy(path)]
+    return read_pcap_by_scapy(path)
+
+
+def frames_of(path: Path | str) -> list[bytes]:
+    """The frames alone."""
+    return [frame for frame, _, _ in read(path)]
+
+
 def by_tshark(tshark: str, path: Path | str, *fields: str, options: tuple[str, ...] = ()) -> list[list[str]]:
     """The fields of each packet, as tshark prints them."""
     wanted = [word for field in fields for word in ("-e", field)]

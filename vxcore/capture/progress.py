@@ -78,20 +78,8 @@ def _showing(source: Source) -> Iterator[Progress]:
 
 
 def blocks(capture: Capture) -> Iterator[None]:
-    """Read a capture block by block, showing how far; the Reader's batch then is the next.
-
-    An interrupt ends what comes from a pipe, whose end it is; it raises for a file, which has more.
-    """
-    with _showing(capture.source) as progress:
-        while _read(capture):
+    """Read a capture block by block, showing how far; the Reader's batch then is the next."""
+    with capture.source.interruptible(), _showing(capture.source) as progress:
+        while capture.reader.read():
             yield
             progress.update()
-
-
-def _read(capture: Capture) -> int:
-    try:
-        return capture.reader.read()
-    except KeyboardInterrupt:
-        if not capture.source.is_live:
-            raise
-        return 0

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vxcore._fast.batch import PacketBatch
 from vxcore._fast.pcap import LINK_ETHERNET, Writer
+from vxcore.capture.source import naming
 from vxcore.errors import ConfigError
 
 LINK_RAW = 101  # bare IP
@@ -47,16 +48,15 @@ class Form(NamedTuple):
 def choose_form(name: str, wanted: str | None, source: Form) -> Form:
     """The form of an output: as `wanted` ("pcap", "pcapng"), as its name ends, or else as its source.
 
-    A pcapng becomes a pcap with nanoseconds, for its time stamps may have them.
+    What comes from a pcapng is written in nanoseconds: any of its interfaces may have them.
     Raises ConfigError for a name that promises compression.
     """
     suffix = Path(name).suffix.lower()
     if suffix in (".gz", ".zst"):
         raise ConfigError(f"{name}: compressed captures are read, not written; write to - and compress that")
     kind = wanted or {".pcap": "pcap", ".pcapng": "pcapng"}.get(suffix)
-    if kind is None:
-        return source
-    return Form(kind == "pcapng", source.pcapng or source.nanoseconds)
+    pcapng = source.pcapng if kind is None else kind == "pcapng"
+    return Form(pcapng, source.pcapng or source.nanoseconds)
 
 
 # Files that appear when they are complete
@@ -68,17 +68,14 @@ def replacing(name: str) -> Iterator[io.FileIO]:
 
     Raises OSError that names the file, ConfigError when standard output is a terminal.
     """
-    try:
-        if name != "-":
-            with _regular(name) if _is_regular(name) else io.FileIO(name, "wb") as file:
-                yield file
-            return
-        if os.isatty(1):
-            raise ConfigError("standard output is a terminal; redirect it, or name a file")
+    if name != "-":
+        with naming(name), _regular(name) if _is_regular(name) else io.FileIO(name, "wb") as file:
+            yield file
+        return
+    if os.isatty(1):
+        raise ConfigError("standard output is a terminal; redirect it, or name a file")
+    with naming("standard output"):
         yield io.FileIO(1, "wb", closefd=False)
-    except OSError as error:
-        error.filename = error.filename or ("standard output" if name == "-" else name)
-        raise
 
 
 def _is_regular(name: str) -> bool:
@@ -308,10 +305,5 @@ def splitting(name: str, form: Form) -> Iterator[SplitSink]:
     """A SplitSink whose directory gets its name when all went well."""
     with filling(name) as directory:
         sink = SplitSink(directory, form)
-        try:
+        with naming(name), closing(sink):
             yield sink
-        except OSError as error:
-            error.filename = error.filename or name
-            raise
-        finally:
-            sink.close()

@@ -9,28 +9,49 @@ from __future__ import annotations
 import fcntl
 import gzip
 import io
+import logging
 import os
+import select
+import signal
 import stat
+import threading
 import zlib
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from vxcore._fast.pcap import Reader
 from vxcore.errors import CaptureError, MissingExtraError
+
+log = logging.getLogger("vxcore")
 
 _GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878
 _PIPE_SIZE = 1 << 20  # the most that a user may ask for (/proc/sys/fs/pipe-max-size)
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """An OSError that comes out of this names a file: this one, if it names no other."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
+
+
 class _Raw(io.RawIOBase):
-    """An unbuffered file, counted, of which the first bytes have been looked at."""
+    """An unbuffered file, counted, of which the first bytes have been looked at.
+
+    ``wait``, when set, is called before each read and says whether there is to be one.
+    """
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
         self.position = 0
+        self.wait: Callable[[], bool] | None = None
         self._head = b""
         while len(self._head) < 4 and (more := file.read(4 - len(self._head))):
             self._head += more
@@ -45,8 +66,10 @@ class _Raw(io.RawIOBase):
         if self._head:
             n_bytes = min(len(self._head), len(buffer))
             buffer[:n_bytes], self._head = self._head[:n_bytes], self._head[n_bytes:]
-        else:
+        elif self.wait is None or self.wait():
             n_bytes = self._file.readinto(buffer) or 0
+        else:
+            n_bytes = 0
         self.position += n_bytes
         return n_bytes
 
@@ -65,6 +88,7 @@ class Source:
 
     def __init__(self, name: str, file: io.FileIO, stack: ExitStack) -> None:
         self.name = name
+        self._file = file
         self.problem: str | None = None
         status = os.fstat(file.fileno())
         self.is_live = not stat.S_ISREG(status.st_mode)
@@ -92,11 +116,22 @@ class Source:
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer`, at least in part; 0 at the end. Raises OSError that names the file."""
-        try:
+        with naming(self.name):
             return self._raw.readinto(buffer) if self._stream is None else self._undo(self._stream, buffer)
-        except OSError as error:
-            error.filename = error.filename or self.name
-            raise
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within this, interrupts end what comes from a pipe without loss; a file they just interrupt.
+
+        The first, which whoever writes to the pipe usually gets, too, lets the writer end it; the
+        second ends the reading; a third raises KeyboardInterrupt.
+        """
+        if not self.is_live or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        with _Patience(self.name, self._file) as patience:
+            self._raw.wait = patience.wait
+            yield
 
     def _undo(self, stream: _Stream, buffer: memoryview) -> int:
         """Decompress step by step, so that damage costs nothing of what came before it."""
@@ -110,6 +145,40 @@ class Source:
             self._stream = _Ended()
         self._given += n_bytes
         return n_bytes
+
+
+class _Patience:
+    """Counts interrupts while a pipe is read; see Source.interruptible."""
+
+    def __init__(self, name: str, file: io.FileIO) -> None:
+        self._name = name
+        self._n_interrupts = 0
+        self._woken, self._wake = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(file, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        os.close(self._woken)
+        os.close(self._wake)
+
+    def wait(self) -> bool:
+        """Wait for something to read; False when it is not to be read any more."""
+        return self._woken not in {descriptor for descriptor, _ in self._poll.poll()}
+
+    def _on_interrupt(self, *_: object) -> None:
+        self._n_interrupts += 1
+        if self._n_interrupts == 1:
+            log.info("%s is read to its end; interrupt again to end it now", self._name)
+        elif self._n_interrupts == 2:
+            os.write(self._wake, b"\0")
+        else:
+            raise KeyboardInterrupt
 
 
 class _Ended:
@@ -136,12 +205,14 @@ def open_source(path: str | os.PathLike[str], stack: ExitStack) -> Source:
     """
     name = os.fspath(path)
     if name != "-":
-        return Source(name, stack.enter_context(io.FileIO(name)), stack)
+        with naming(name):
+            return Source(name, stack.enter_context(io.FileIO(name)), stack)
     if os.isatty(0):
         raise CaptureError("standard input is a terminal: give it a capture, as `tcpdump -w - |` does")
     with suppress(OSError):  # a file, or not allowed
         fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-    return Source("standard input", io.FileIO(0, closefd=False), stack)
+    with naming("standard input"):
+        return Source("standard input", io.FileIO(0, closefd=False), stack)
 
 
 class Capture:
