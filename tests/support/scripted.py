@@ -109,7 +109,11 @@ class Bench:
         runs = numbers[1::2] if request.get("gso", True) else [-1, -1]
         self.event = os.eventfd(1)
         self.port = UdpPort(
-            "udp", receiver=self.event, senders=[*zip(numbers[::2], runs, strict=True)], family=4
+            "udp",
+            receiver=self.event,
+            route=self.event,
+            senders=[*zip(numbers[::2], runs, strict=True)],
+            family=4,
         )
         overlay = TapPort(
             "tap", self.tap.fileno(), request.get("mtu", 1450), 0, request.get("superframes", True)
