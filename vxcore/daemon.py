@@ -37,6 +37,9 @@ class RunningVtep(Protocol):
     def counters(self) -> dict[str, Any]:
         """What was carried and dropped so far, as JSON would have it."""
 
+    def offloads(self) -> dict[str, str]:
+        """Each offload by name: "on", "off", or why the kernel does not do it."""
+
     @property
     def failure(self) -> BaseException | None:
         """What made a lane end before it was told to."""
@@ -90,8 +93,10 @@ def _announce(segments: list[dict[str, Any]]) -> None:
 
 def _wait(vtep: RunningVtep) -> int:
     """Answer signals until one says stop (0) or a lane has failed (1)."""
+    offloads = vtep.offloads()
     while vtep.failure is None:
         received = signal.sigtimedwait(_SIGNALS, _WAKE_S)
+        offloads = _log_changes(offloads, vtep.offloads())
         if received is None:
             continue
         if received.si_signo in _STOP:
@@ -99,6 +104,14 @@ def _wait(vtep: RunningVtep) -> int:
         _say(json.dumps(vtep.counters()))
     log.error("a lane failed: %s", _words(vtep.failure))
     return 1
+
+
+def _log_changes(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """An offload that the kernel turned out not to have is told once."""
+    for name, state in now.items():
+        if before.get(name) != state:
+            log.warning("offload %s: %s", name, state)
+    return now
 
 
 def _words(error: BaseException) -> str:

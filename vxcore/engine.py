@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
-from vxcore._fast.port import UnderlayPort
 from vxcore._fast.table import Tables
 from vxcore._fast.tap import TapPort
 from vxcore._fast.udp import UdpPort
@@ -28,6 +28,7 @@ from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to, scope_
 from vxcore.verdict import Verdict
 
 _ETHERNET_MTU = 1500
+_OF_UDP = ("udp_gso", "udp_gro")
 _MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
 
 
@@ -75,6 +76,7 @@ class Vtep:
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         underlay = self.settings.underlay
         self._udps: list[UdpUnderlay] = []
+        self._underlay_ports: list[UdpPort | GsoTapPort] = []
         self._tap: UnderlayTap | None = None
         if underlay.kind == "tap":
             peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
@@ -142,9 +144,11 @@ class Vtep:
 
     def _make_lane(self, number: int) -> Lane:
         underlay, offload = self.settings.underlay, self.settings.offload
+        ports = self._open_ports(number)
+        self._underlay_ports += [port for port, _ in ports]
         return Lane(
             self._tables,
-            self._underlay_ports(number),
+            ports,
             [
                 TapPort(tap.name, tap.fds[number], tap.mtu, n, tap.superframes)
                 for n, tap in enumerate(self._taps)
@@ -158,7 +162,7 @@ class Vtep:
             busy_poll_us=self.settings.lanes.busy_poll,
         )
 
-    def _underlay_ports(self, number: int) -> list[tuple[UnderlayPort, tuple[int, ...]]]:
+    def _open_ports(self, number: int) -> list[tuple[UdpPort | GsoTapPort, tuple[int, ...]]]:
         """The underlay ports of a lane, each with the IP families that it sends."""
         if self._tap is None:
             return [(self._udp_port(udp, number), (udp.local.version,)) for udp in self._udps]
@@ -197,7 +201,7 @@ class Vtep:
         ]
 
     def counters(self) -> dict[str, Any]:
-        """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes."""
+        """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes, offloads."""
         segments = [
             {"vni": s.vni, "tap": s.tap, **_sum(lane.segment_counters(n) for lane in self._lanes)}
             for n, s in enumerate(self.settings.segments)
@@ -207,7 +211,24 @@ class Vtep:
         counts[Verdict.OVERLAY_OVERRUN] = sum(tap.overruns() for tap in self._taps)
         drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
-        return {"segments": segments, "drops": drops, "fdb": self._tables.fdb_counters(), "lanes": lanes}
+        fdb = self._tables.fdb_counters()
+        return {"segments": segments, "drops": drops, "fdb": fdb, "lanes": lanes, "offloads": self.offloads()}
+
+    def offloads(self) -> dict[str, str]:
+        """Each offload by name: "on", "off", or why the kernel does not do it."""
+        wanted = self.settings.offload
+        probed = {
+            "tap_tso": all(tap.superframes for tap in self._taps),
+            "tap_uso": all(tap.uso for tap in self._taps),
+            **{name: all(getattr(udp, name.removeprefix("udp_")) for udp in self._udps) for name in _OF_UDP},
+        }
+        states = {name: _state(getattr(wanted, name), works) for name, works in probed.items()}
+        states["join"] = _state(wanted.join, True)
+        errors = {port.gso_error for port in self._underlay_ports if port.gso_error}
+        if errors:
+            name = "udp_gso" if self._udps else "tunnel_gso"
+            states[name] = f"refused by the kernel: {os.strerror(errors.pop())}"
+        return states
 
     def fdb(self) -> list[dict[str, Any]]:
         """The forwarding table: a dict of vni, mac, remote and static for each entry."""
@@ -220,6 +241,12 @@ class Vtep:
             }
             for vni, mac, n, static in self._tables.fdb_rows()
         ]
+
+
+def _state(wanted: bool, works: bool) -> str:
+    if not wanted:
+        return "off"
+    return "on" if works else "not known to this kernel"
 
 
 def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:

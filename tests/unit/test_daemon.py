@@ -31,6 +31,9 @@ class Fake:
         Path(sys.argv[1]).write_text("closed")
     def describe(self):
         return [{"vni": 42, "tap": "vx42", "mtu": 1450, "remotes": ["192.0.2.2", "192.0.2.3"]}]
+    def offloads(self):
+        self.asked = getattr(self, "asked", 0) + 1
+        return {"udp_gso": "on" if self.asked == 1 else "refused"}
     def counters(self):
         one = {"vni": 42, "tap": "vx42", "rx_packets": 1, "rx_bytes": 60, "tx_packets": 2, "tx_bytes": 120}
         return {"segments": [one], "drops": {"unknown_vni": 3}, "fdb": {}, "lanes": []}
@@ -67,6 +70,7 @@ def test_it_says_ready_counts_when_asked_and_ends_when_told(closed: Path, sent: 
         _, err = process.communicate(timeout=10)
     assert process.returncode == 0
     assert "received 1 packets (60 bytes), sent 2 packets (120 bytes); dropped: unknown_vni 3" in err
+    assert err.count("offload udp_gso: refused\n") == 1  # a change is told, and told once
     assert closed.read_text() == "closed"
 
 
