@@ -34,6 +34,7 @@ else:  # as one class, for msgspec takes no union of two that it does not know
 _PORT = Meta(ge=1, le=65535)
 _BYTE = Meta(ge=0, le=255)
 _UINT32 = Meta(ge=0, le=0xFFFF_FFFF)
+_AGEING = Meta(ge=0, le=524_287)  # what the forwarding table can tell apart, six days
 # Printable ASCII without what the kernel refuses in a device name (dev_valid_name: / : and white
 # space, "." and "..") and without %, which TUNSETIFF takes for a numbering pattern.
 _DEVICE_NAME = Meta(
@@ -60,7 +61,7 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The flood set: who gets BUM frames."""
     fdb: Annotated[tuple[FdbEntry, ...], Meta(description="a list of { mac, remote } tables")] = ()
     learning: bool = True
-    ageing: Annotated[int, _UINT32] = 300
+    ageing: Annotated[int, _AGEING] = 300
     """Seconds after which a learned entry that was not heard from is forgotten; 0: never."""
     maxaddress: Annotated[int, _UINT32] = 0
     """How many entries may be learned; 0: as many as the table holds."""

@@ -233,7 +233,7 @@ def test_every_option_reaches_the_settings() -> None:
             "--fdb 02:00:00:00:00:01=y: is not an IP address; an IPv4 or IPv6 address",
         ),
         ("mtu", 10, "--mtu 10: an integer from 68 to 65485"),
-        ("ageing", -1, "--ageing -1: an integer from 0 to 4294967295"),
+        ("ageing", -1, "--ageing -1: an integer from 0 to 524287"),
         ("source_ports", 0, "--source-ports 0: an integer from 1 to 1024"),
         ("dstport", 70000, "--dstport 70000: an integer from 1 to 65535"),
     ],

@@ -15,13 +15,14 @@ import os
 
 from vxcore._fast.c_bytes cimport vx_be32, vx_load16, vx_load32, vx_load48, vx_store64_raw
 from vxcore._fast.c_net cimport *
+from vxcore._fast.c_table cimport *
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport *
 from vxcore._fast.gro cimport Joins, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
-from vxcore._fast.table cimport NONE, Segment, Tables
+from vxcore._fast.table cimport NONE, Reader, Seat, Segment, Tables
 from vxcore._fast.verdict cimport *
 
 cdef enum:
@@ -56,6 +57,8 @@ cdef class Lane:
     """
 
     cdef Tables tables
+    cdef Reader reader
+    cdef Seat *seat          # in the tables: between vx_enter and vx_leave what is looked up stays valid
     cdef list _overlay_ports, _underlay_ports
     cdef Overlay **overlays
     cdef Underlay **underlays
@@ -91,10 +94,12 @@ cdef class Lane:
                  strict: bool = False, ecn_linux: bool = False, join_tcp: bool = True, join_udp: bool = True,
                  busy_poll_us: int = 0):
         self.tables = tables
+        self.reader = Reader(tables)
+        self.seat = self.reader.seat
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
         self.joins.tcp, self.joins.udp = join_tcp, join_udp
         self.busy_poll_ns = 1000 * <uint64_t>busy_poll_us
-        self.tally.segments = <SegmentCounters *>calloc(tables.n_segments + 1, sizeof(SegmentCounters))
+        self.tally.segments = <SegmentCounters *>calloc(tables.max_segments + 1, sizeof(SegmentCounters))
         if not self.tally.segments:
             raise MemoryError("no memory for a lane")
         self._take_overlays(list(overlays))
@@ -184,8 +189,8 @@ cdef class Lane:
 
     def segment_counters(self, segment: int) -> dict[str, int]:
         """Frames and bytes accepted from (rx) and sent to (tx) the underlay in one segment."""
-        if not 0 <= segment < self.tables.n_segments:
-            raise IndexError(f"segment {segment} of {self.tables.n_segments}")
+        if not 0 <= segment < self.tables.max_segments:
+            raise IndexError(f"segment {segment} of {self.tables.max_segments}")
         return dict(self.tally.segments[segment])
 
     def lane_counters(self) -> dict[str, int]:
@@ -200,7 +205,9 @@ cdef class Lane:
         cdef uint64_t busy_until = 0
         cdef int n, i, failed
         while True:
+            vx_leave(self.seat)
             n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else IDLE_MS)
+            vx_enter(self.seat)
             if n < 0 and errno != EINTR:
                 self.failed_fd = self.epoll_fd
                 return errno
@@ -224,7 +231,7 @@ cdef class Lane:
         if self.swept_s != <uint64_t>now.tv_sec:
             self.swept_s = now.tv_sec
             self.answers_left = ANSWERS_PER_S
-            self.tables.fdb_sweep(SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
+            vx_fdb_sweep(self.seat, SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
         if n_events > 0 and self.busy_poll_ns:
             return now_ns + self.busy_poll_ns
         return busy_until if now_ns < busy_until else 0
@@ -268,7 +275,7 @@ cdef class Lane:
 
     cdef void _deliver(self, const Datagram *d) noexcept nogil:
         """Each of the packets that came joined in one datagram, to its overlay port or a drop counter."""
-        cdef int32_t remote = self.tables.find_remote(d.source)
+        cdef int32_t remote = vx_find_remote(self.seat, d.source)
         cdef uint32_t at = d.step
         cdef Verdict verdict = self._deliver_one(d, d.data, min(d.step, d.length), remote)
         count_drop(&self.tally, verdict)
@@ -281,20 +288,20 @@ cdef class Lane:
                                      int32_t remote) noexcept nogil:
         cdef uint8_t *frame = packet + VX_VXLAN_LEN
         cdef Flow flow
-        cdef Segment *segment
+        cdef const Segment *segment
         cdef Verdict verdict = self._check_header(packet, length)
         if verdict != DELIVERED:
             return verdict
         length -= VX_VXLAN_LEN
         if not self._admit(vx_load32(packet + 4) >> 8, remote, &verdict):
             return verdict
-        segment = &self.tables.segments[self.recent.segment]
+        segment = vx_segment_at(self.seat, self.recent.segment)
         if is_tag(vx_load16(frame + 12)):
             return INNER_VLAN
         dissect(frame, length, &flow, False)
         if d.tos & 3 and not ecn_decapsulate(frame, &flow, d.tos):
             return ECN
-        if segment.learning:
+        if segment.flags & VX_SEGMENT_LEARNS:
             self._learn(segment, vx_load48(frame + 6), remote)
         self.tally.segments[self.recent.segment].rx_packets += 1
         self.tally.segments[self.recent.segment].rx_bytes += length
@@ -350,22 +357,22 @@ cdef class Lane:
     cdef inline bint _admit(self, uint32_t vni, int32_t remote, Verdict *verdict) noexcept nogil:
         """Whether the VNI is known and the remote is a peer of its segment, which then is `recent`."""
         if self.recent.segment == NONE or self.recent.vni != vni:
-            self.recent.segment = self.tables.find_segment(vni)
+            self.recent.segment = vx_find_segment(self.seat, vni)
             self.recent.vni, self.recent.peer, self.recent.mac = vni, NONE, 0
         if self.recent.segment == NONE:
             verdict[0] = UNKNOWN_VNI
             return False
         if remote != NONE and remote == self.recent.peer:
             return True
-        if remote == NONE or not self.tables.is_peer(self.recent.segment, remote):
+        if remote == NONE or not vx_is_peer(self.seat, self.recent.segment, remote):
             verdict[0] = SOURCE_REFUSED
             return False
         self.recent.peer, self.recent.mac = remote, 0
         return True
 
-    cdef inline void _learn(self, Segment *segment, uint64_t mac, int32_t remote) noexcept nogil:
+    cdef inline void _learn(self, const Segment *segment, uint64_t mac, int32_t remote) noexcept nogil:
         if mac != self.recent.mac:
-            self.tables.fdb_learn(segment, mac, remote, self.now_s)
+            vx_fdb_learn(self.seat, segment, mac, remote, self.now_s)
             self.recent.mac = mac
 
     # -- overlay to underlay -------------------------------------------------------------------
@@ -417,7 +424,7 @@ cdef class Lane:
         memset(&vnet, 0, sizeof(vx_vnet))
         for i in range(self.tally.n_oversize):
             o = &self.tally.oversize[i]
-            port = self.overlays[self.tables.segments[o.segment].port]
+            port = self.overlays[vx_segment_at(self.seat, o.segment).port]
             parts[1] = iovec(&answer[0], too_big_answer(answer, o))
             if parts[1].iov_len and self.answers_left:
                 self.answers_left -= 1
@@ -427,7 +434,7 @@ cdef class Lane:
 
     cdef void _forward(self, Frame *frame, uint32_t number) noexcept nogil:
         """Send one frame to its remote, or to all of the flood set."""
-        cdef Segment *segment = &self.tables.segments[number]
+        cdef const Segment *segment = vx_segment_at(self.seat, number)
         cdef Heading heading
         cdef Flow flow
         cdef int32_t remote
@@ -437,7 +444,7 @@ cdef class Lane:
         dissect(frame.data, frame.length, &flow, False)
         remote = NONE
         if not frame.data[0] & 1:
-            remote = self.tables.fdb_find(segment, vx_load48(frame.data), self.now_s)
+            remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
         if remote == NONE and segment.n_flood == 0:
             count(&self.tally, NO_REMOTE, 1)
             return
@@ -494,12 +501,12 @@ cdef class Lane:
             self._send_to(pieces, n, remote, heading)
             return
         for k in range(segment.n_flood):
-            self._send_to(pieces, n, self.tables.flood[segment.flood_at + k], heading)
+            self._send_to(pieces, n, vx_flood(segment)[k], heading)
 
     cdef inline void _send_to(self, const Piece *pieces, uint32_t n, uint32_t remote,
                               Heading *heading) noexcept nogil:
         cdef Underlay *port
-        heading.remote_id, heading.remote = remote, &self.tables.remotes[remote]
+        heading.remote_id, heading.remote = remote, vx_remote_at(self.seat, remote)
         port = self.by_family[heading.remote.family == 6]
         if port == NULL:
             count(&self.tally, UNDERLAY_REFUSED, n)

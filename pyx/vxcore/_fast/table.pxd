@@ -1,65 +1,64 @@
-# What a lane looks up: VNI -> segment, outer source -> remote, (VNI, MAC) -> remote.
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+# What lanes look up: VNI -> segment, outer source -> remote, (VNI, MAC) -> target. A lane holds a Reader
+# and calls the functions of c_table on its seat.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from vxcore._fast.c_net cimport sockaddr_in6
+from vxcore._fast.c_table cimport vx_remote, vx_seat, vx_segment, vx_tables
 
 cdef enum:
     NONE = -1
     ADDRESS_LEN = 16
 
-
-cdef struct Remote:
-    uint8_t address[16]      # IPv4 as ::ffff:a.b.c.d
-    sockaddr_in6 name        # of the family below; a sockaddr_in is shorter and fits
-    uint32_t name_len
-    uint32_t family          # 4 or 6
-
-
-cdef struct Segment:
-    uint32_t vni
-    uint32_t port            # index of its overlay port
-    uint32_t flood_at        # its flood set: flood[flood_at .. flood_at + n_flood)
-    uint32_t n_flood
-    uint32_t ageing_s        # 0: never
-    uint32_t max_learned     # 0: what the table holds
-    uint32_t n_learned
-    bint learning
-
-
-# Four to a cache line. A free entry has no key; one that was removed keeps the key REMOVED, so that
-# the search for an entry behind it goes on.
-cdef struct Entry:
-    uint64_t key             # MAC << 16 | low 16 bits of the VNI
-    uint64_t value           # seen_s << 32 | static << 28 | high 8 bits of the VNI << 20 | remote
-
-
-cdef struct FdbCounters:
-    uint64_t entries
-    uint64_t moves
-    uint64_t overflow
-    uint64_t aged
+ctypedef vx_remote Remote
+ctypedef vx_segment Segment
+ctypedef vx_seat Seat
 
 
 cdef class Tables:
-    cdef Remote *remotes
-    cdef Segment *segments
-    cdef uint32_t *flood
-    cdef Entry *fdb
-    cdef uint32_t n_remotes, n_segments, n_flood, max_remotes, max_segments, max_flood
-    cdef uint64_t fdb_mask   # buckets - 1
-    cdef uint64_t sweep_at
-    cdef FdbCounters counts
-    cdef object _vni_index, _peers, _remote_ids
-    cdef uint32_t *vni_index  # segment + 1 of each of the 2**24 VNIs
-    cdef uint64_t *peers  # open-addressed set of (segment << 32 | remote) + 1
-    cdef uint32_t *remote_ids
-    cdef uint64_t peers_mask, remotes_mask
+    cdef vx_tables *t
+    cdef readonly uint32_t max_segments, max_remotes
+    cdef uint64_t max_flood, n_flood
+    cdef uint32_t n_segments, n_remotes  # one more than the highest number in use
+    cdef uint64_t n_peers, n_addresses
+    cdef object _lock, _free_segments, _free_remotes, _before, _undo, _flushed
+    cdef set _cleared
+    cdef int _depth
+    cdef bint _failed, _purge
 
-    cdef int32_t find_segment(self, uint32_t vni) noexcept nogil
-    cdef int32_t find_remote(self, const uint8_t *address) noexcept nogil
-    cdef bint is_peer(self, uint32_t segment, uint32_t remote) noexcept nogil
-    cdef int32_t fdb_find(self, Segment *segment, uint64_t mac, uint32_t now_s) noexcept nogil
-    cdef void fdb_learn(self, Segment *segment, uint64_t mac, uint32_t remote, uint32_t now_s) noexcept nogil
-    cdef void fdb_sweep(self, uint32_t n_buckets, uint32_t now_s) noexcept nogil
-    cdef Entry *_seek(self, uint32_t vni, uint64_t mac, Entry **room) noexcept nogil
-    cdef void _remove(self, Entry *bucket, Entry *entry) noexcept nogil
+    cdef Seat *take_seat(self) except NULL
+    cdef Segment *_edit_segment(self, uint32_t segment) except NULL
+    cdef const Segment *_segment(self, uint32_t segment) noexcept nogil
+    cdef const Remote *_remote(self, uint32_t remote) noexcept nogil
+    cdef uint32_t _n_learned(self, uint32_t vni) noexcept nogil
+    cdef Remote *_edit_remote(self, uint32_t remote) except NULL
+    cdef void *_edit(self, int which, uint64_t at) except NULL
+    cdef int32_t _segment_of(self, uint32_t vni) noexcept nogil
+    cdef int _set_word(self, int which, uint64_t at, uint32_t word) except -1
+    cdef int _add_peer(self, uint64_t key) except -1
+    cdef int _remove_peer(self, uint64_t key) except -1
+    cdef int _add_address(self, uint32_t remote) except -1
+    cdef int _remove_address(self, uint32_t remote) except -1
+    cdef uint64_t _slot(self, int which, uint64_t at) noexcept nogil
+    cdef uint64_t _home(self, int which, uint64_t item) noexcept nogil
+    cdef int _set_slot(self, int which, uint64_t at, uint64_t item) except -1
+    cdef int _close_gap(self, int which, uint64_t gap) except -1
+    cdef int _regrow(self, int array) except -1
+    cdef int _fill_remote(self, uint32_t number, address, name) except -1
+    cdef uint32_t _next_generation(self) noexcept
+    cdef int _remove_segment(self, uint32_t number) except -1
+    cdef int _fill_segment(self, const Segment *model, uint32_t number, const uint32_t *members,
+                           uint32_t n) except -1
+    cdef uint64_t _fill_rows(self, uint8_t[::1] memory, uint64_t room, uint32_t now_s) noexcept nogil
+    cdef uint64_t _set_rows(self, const uint32_t[::1] vni, const uint64_t[::1] mac,
+                            const uint32_t[::1] target, const uint32_t[::1] more, int kind, bint only_new,
+                            uint64_t[::1] old) noexcept nogil
+    cdef uint64_t _unset_rows(self, const uint32_t[::1] vni, const uint64_t[::1] mac, bint missing_ok,
+                              uint64_t[::1] old) noexcept nogil
+    cdef uint64_t _first_unknown(self, const uint32_t[::1] vni) noexcept nogil
+    cdef uint64_t _first_absent(self, const uint32_t[::1] target) noexcept nogil
+
+
+cdef class Reader:
+    cdef readonly Tables tables
+    cdef Seat *seat
+
+    cdef const Segment *_entered(self, segment) except NULL

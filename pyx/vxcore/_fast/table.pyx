@@ -1,273 +1,1063 @@
-"""Tables of a lane: segments by VNI, remotes by address, and the forwarding table (FDB).
+"""Tables: segments by VNI, remotes by address, known peers, and the forwarding table (FDB).
 
-Place in the house: above memory, below lane. Filled by the engine before lanes start; from then on
-written by the one lane alone (learning and ageing). Reading from Python meanwhile is safe: every
-field is a word of its own.
+Place in the house: above the C headers that hold what lanes execute, below lane. Here is the writer:
+Python changes the tables while lanes read them. Lanes see a change of segments, remotes, flood sets and
+peers whole, from their next batch on; entries of the FDB, which lanes write too, one by one. Neither
+side waits for the other.
+
+The code that lanes and writer share is C (include/vx_pages.h, vx_table.h, vx_fdb.h), because a plain
+program can then hold it to ThreadSanitizer; what only Python calls is here.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+import os
+import threading
+from array import array
 
 import numpy as np
 
-from vxcore._fast.c_bytes cimport VX_K0, VX_K1, vx_load64_raw, vx_mix
+from vxcore._fast.c_table cimport *
+from vxcore.errors import TableFullError
 
 cdef enum:
-    WAYS = 4            # entries in a bucket, one cache line
-    MAX_PROBES = 8      # buckets searched at most
-    STATIC_BIT = 28
-    VNI_BIT = 20
-    REMOVED = 1
-    MAX_REMOTE_ID = 0xFFFFF
+    MAX_MOVES = 255
+    RENEW_AFTER = 1024       # flushes, a quarter of the generations there are
+    SLACK = 4096             # entries that lanes may add while the FDB is read
+    KEPT = 1                 # in a log of old values: this row was not applied
+
+PORT = VX_TARGET_PORT
+_SETTABLE = {"static": VX_STATIC, "control": VX_CONTROL, "sticky": VX_STICKY}
+KINDS = {"learned": VX_LEARNED, "frozen": VX_FROZEN, **_SETTABLE}
+
+FDB_ROW = np.dtype([("vni", "u4"), ("kind", "u1"), ("mac", "u8"), ("remote", "i4"), ("port", "i4"),
+                    ("sequence", "u4"), ("seen_s", "u4")], align=True)
+SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_flood", "u4"),
+                        ("ageing_s", "u4"), ("max_learned", "u4"), ("n_learned", "u4"), ("learning", "?"),
+                        ("any_source", "?")])
+REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28)])
+
+_COUNTERS = ("learned", "moves", "frozen", "held", "refused", "overflow", "aged", "flushed")
 
 
-cdef inline uint64_t key_of(uint32_t vni, uint64_t mac) noexcept nogil:
-    return mac << 16 | (vni & 0xFFFF)
+def as_words(values, dtype: type, what: str):
+    """`values` as a contiguous array of the unsigned `dtype`, checked to fit; a number is one row."""
+    given = np.atleast_1d(np.asarray(values))
+    if given.ndim != 1:
+        raise ValueError(f"{what}: {given.ndim} dimensions, not one")
+    if given.dtype != dtype and given.size:
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"{what}: {given.dtype} numbers, not unsigned integers")
+        if int(given.min()) < 0 or int(given.max()) > np.iinfo(dtype).max:
+            raise ValueError(f"{what}: {given.min()} to {given.max()} do not fit {np.dtype(dtype)}")
+    return np.ascontiguousarray(given, dtype)
 
 
-cdef inline uint64_t value_of(uint32_t vni, uint32_t remote, bint static, uint32_t now_s) noexcept nogil:
-    return (<uint64_t>now_s << 32 | <uint64_t>static << STATIC_BIT
-            | <uint64_t>(vni >> 16) << VNI_BIT | remote)
+def as_rows(values, n: int, dtype: type, what: str):
+    """As `as_words`, and one number stands for `n` of it."""
+    rows = as_words(values, dtype, what)
+    if np.ndim(values) == 0:
+        return np.full(n, rows[0], dtype)
+    if len(rows) != n:
+        raise ValueError(f"{what}: {len(rows)} rows, not {n}")
+    return rows
 
 
-cdef inline bint is_free(const Entry *entry) noexcept nogil:
-    return entry.key >> 16 == 0
+def as_macs(values):
+    """MAC addresses as uint64, from numbers or from (n, 6) uint8."""
+    given = np.asarray(values)
+    if given.dtype == np.uint8 and given.ndim == 2 and given.shape[1] == 6:
+        wide = np.zeros((len(given), 8), np.uint8)
+        wide[:, 2:] = given
+        return np.ascontiguousarray(wide.view(">u8")[:, 0], np.uint64)
+    return as_words(given, np.uint64, "mac")
 
 
-cdef inline bint is_static(const Entry *entry) noexcept nogil:
-    return entry.value >> STATIC_BIT & 1
+def first(flags) -> int:
+    """Index of the first true one, or -1."""
+    at = int(flags.argmax()) if len(flags) else 0
+    return at if len(flags) and flags[at] else -1
 
 
-cdef inline uint32_t remote_of(const Entry *entry) noexcept nogil:
-    return entry.value & MAX_REMOTE_ID
+def mac_text(mac: int) -> str:
+    return int(mac).to_bytes(8, "big").hex(":").removeprefix("00:00:")
 
 
-cdef inline uint32_t vni_of(const Entry *entry) noexcept nogil:
-    return <uint32_t>((entry.value >> VNI_BIT & 0xFF) << 16 | (entry.key & 0xFFFF))
+def target_text(target: int) -> str:
+    return f"remote {target}" if target < PORT else f"overlay port {target - PORT}"
 
 
-cdef inline bint is_stale(const Entry *entry, uint32_t ageing_s, uint32_t now_s) noexcept nogil:
-    return ageing_s != 0 and not is_static(entry) and now_s - <uint32_t>(entry.value >> 32) >= ageing_s
+def check_macs(vnis, macs) -> None:
+    """Raise ValueError, naming the first, where one is not the address of a station."""
+    at = first((macs == 0) | (macs >> np.uint64(40) & np.uint64(1) != 0) | (macs >> np.uint64(48) != 0))
+    if at >= 0:
+        what = "it has more than 48 bits" if int(macs[at]) >> 48 else "not the address of one station"
+        raise ValueError(f"VNI {vnis[at]}, {mac_text(macs[at])}: {what}")
 
 
-cdef uint64_t power_of_two(uint64_t at_least):
-    return 1 << (at_least - 1).bit_length() if at_least > 1 else 1
+def check_policy(vnis, ageing_s: int, max_learned: int) -> None:
+    """Raise ValueError, naming the first VNI, where a number does not fit."""
+    limits = (("ageing_s", ageing_s, VX_MAX_AGEING_S), ("max_learned", max_learned, 0xFFFFFFFF))
+    for what, given, most in limits:
+        if not 0 <= given <= most and len(vnis):
+            raise ValueError(f"VNI {vnis[0]}: {what} {given}; 0 to {most} is right")
+
+
+cdef uint16_t with_flag(uint16_t flags, uint16_t flag, wanted):
+    if wanted is None:
+        return flags
+    return flags | flag if wanted else flags & ~flag
+
+
+class Change:
+    """``with tables.transaction():``; see there. Transactions nest, and the outermost publishes."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def __enter__(self) -> None:
+        self._tables._begin()
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._tables._end(error is not None)
 
 
 cdef class Tables:
-    """Fixed room for `max_segments`, `max_remotes`, `max_flood` flood-set members in all, and at
-    least `max_entries` FDB entries. Raises MemoryError.
+    """Room for `max_segments` segments, `max_remotes` remotes, `max_flood` flood-set members in all, and
+    `max_entries` FDB entries. An address that moves `max_moves` times (0: any number) within
+    `moves_window_s` seconds is frozen to where it is (RFC 7432 section 15.1).
+
+    One change at a time: the methods may be called from any thread and take turns. Each applies whole
+    or raises with nothing applied. Raises MemoryError.
     """
 
-    def __cinit__(self, max_segments: int, max_remotes: int, max_flood: int, max_entries: int = 65536):
-        if not 0 <= max_remotes <= MAX_REMOTE_ID:
-            raise ValueError(f"{max_remotes} remotes: at most {MAX_REMOTE_ID}")
-        self.max_segments, self.max_remotes, self.max_flood = max_segments, max_remotes, max_flood
-        self.segments = <Segment *>calloc(max_segments + 1, sizeof(Segment))
-        self.remotes = <Remote *>calloc(max_remotes + 1, sizeof(Remote))
-        self.flood = <uint32_t *>calloc(max_flood + 1, sizeof(uint32_t))
-        self.fdb_mask = power_of_two(max_entries // 2) - 1  # half full at the most, in fours
-        self.fdb = <Entry *>calloc((self.fdb_mask + 1) * WAYS, sizeof(Entry))
-        if not (self.segments and self.remotes and self.flood and self.fdb):
+    def __cinit__(self, max_segments: int, max_remotes: int, max_flood: int, max_entries: int = 65536, *,
+                  max_moves: int = 5, moves_window_s: int = 180):
+        limits = (("segments", max_segments, VX_N_VNIS), ("remotes", max_remotes, VX_MAX_REMOTES),
+                  ("FDB entries", max_entries, 1 << 31), ("moves", max_moves, MAX_MOVES),
+                  ("seconds of moves", moves_window_s, (1 << 24) - 1))
+        for what, given, most in limits:
+            if not 0 <= given <= most:
+                raise ValueError(f"{given} {what}: at most {most}")
+        self.t = <vx_tables *>vx_map(sizeof(vx_tables), False)
+        if self.t == NULL or not vx_open(self.t, max_segments, max_entries):
             raise MemoryError("no memory for the tables")
-        self._make_indexes()
-
-    def _make_indexes(self) -> None:
-        self._vni_index = np.zeros(1 << 24, np.uint32)  # pages that hold no VNI stay untouched
-        self.vni_index = <uint32_t *><uintptr_t>self._vni_index.ctypes.data
-        self.remotes_mask = power_of_two(2 * self.max_remotes + 2) - 1
-        self._remote_ids = np.zeros(self.remotes_mask + 1, np.uint32)
-        self.remote_ids = <uint32_t *><uintptr_t>self._remote_ids.ctypes.data
-        self.peers_mask = 0
-        self._peers = np.zeros(1, np.uint64)
-        self.peers = <uint64_t *><uintptr_t>self._peers.ctypes.data
+        self.t.fdb.max_moves, self.t.fdb.moves_window_s = max_moves, moves_window_s
+        self.t.fdb.seed[0], self.t.fdb.seed[1] = (int.from_bytes(os.urandom(8), "big") for _ in range(2))
+        self.t.seats[0].taken = True  # the writer's own
+        self.max_segments, self.max_remotes, self.max_flood = max_segments, max_remotes, max_flood
+        self._lock = threading.RLock()
+        self._free_segments, self._free_remotes = array("I"), array("I")
 
     def __dealloc__(self):
-        free(self.segments)
-        free(self.remotes)
-        free(self.flood)
-        free(self.fdb)
+        if self.t != NULL:
+            vx_close(self.t, self.n_segments)
+            vx_unmap(self.t, sizeof(vx_tables))
 
-    # -- filling, before a lane runs -----------------------------------------------------------
+    cdef Seat *take_seat(self) except NULL:
+        with self._lock:
+            for i in range(<int>VX_MAX_SEATS):
+                if not self.t.seats[i].taken:
+                    self.t.seats[i].taken = True
+                    return &self.t.seats[i]
+        raise ValueError(f"more than {VX_MAX_SEATS - 1} readers of one set of tables")
+
+    # -- changes as a whole --------------------------------------------------------------------
+
+    def transaction(self) -> Change:
+        """Everything that is changed inside ``with tables.transaction():`` becomes visible to lanes at
+        once at its end (FDB entries earlier, but none points to what lanes cannot see yet).
+
+        An exception undoes all of it. Arrays that were given must stay as they are until the end.
+        """
+        return Change(self)
+
+    def _begin(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        if self._depth > 1:
+            return
+        try:
+            if (self.t.generation - self.t.renewed) % VX_GENERATIONS >= RENEW_AFTER:
+                self._renew()
+        except BaseException:
+            self._depth -= 1
+            self._lock.release()
+            raise
+        self._before = (self.n_segments, self.n_remotes, self.n_peers, self.n_addresses, self.n_flood)
+        self._undo, self._flushed, self._cleared = [], [], set()
+        self._failed = self._purge = False
+        vx_enter(&self.t.seats[0])
+
+    def _end(self, failed: bool) -> None:
+        try:
+            self._failed = self._failed or failed
+            if self._depth > 1:
+                return
+            if self._failed:
+                self._abort()
+                if not failed:
+                    raise RuntimeError("a change inside the transaction failed, so nothing was applied")
+            else:
+                self._publish()
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                vx_leave(&self.t.seats[0])
+                self._undo = self._flushed = None
+            self._lock.release()
+
+    def _abort(self) -> None:
+        for rows in reversed(self._undo):
+            self._restore(*rows)
+        vx_abort(self.t)
+        self.n_segments, self.n_remotes, self.n_peers, self.n_addresses, self.n_flood = self._before
+        self._free_segments = self._unused(self.n_segments, False)
+        self._free_remotes = self._unused(self.n_remotes, True)
+
+    def _unused(self, n: int, remotes: bool):
+        """Numbers below `n` that no segment or remote has."""
+        cdef uint32_t i
+        free = array("I")
+        for i in range(<uint32_t>n):
+            if not (self._remote(i).family if remotes else self._segment(i).flags):
+                free.append(i)
+        return free
+
+    def _publish(self) -> None:
+        cdef vx_view *view
+        if not vx_is_changed(self.t):
+            vx_collect(self.t)
+            return
+        view = vx_prepare(self.t)
+        if view == NULL:
+            self._abort()
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        for vnis in self._flushed:
+            self._reset_counts(vnis)
+        vx_publish(self.t, view)
+        if self._purge:
+            self._purge_now()
+
+    def _reset_counts(self, const uint32_t[::1] vnis) -> None:
+        """Before lanes see that the VNIs were flushed: what they learned until then counts no more."""
+        cdef Py_ssize_t i
+        for i in range(vnis.shape[0]):
+            vx_put(&self.t.fdb.states[vnis[i]].learned, <uint64_t>self.t.generation << 32)
+
+    def _purge_now(self) -> None:
+        """Remove the entries of segments and remotes that are gone, and make their numbers free."""
+        with nogil:
+            vx_wait_for_lanes(self.t, &self.t.seats[0])
+            vx_enter(&self.t.seats[0])
+            vx_fdb_purge(&self.t.seats[0])
+        self._free_remotes = self._unused(self.n_remotes, True)
+
+    def _renew(self) -> None:
+        """Count generations from anew: forget what was flushed, and then the flushes themselves."""
+        cdef vx_view *view
+        with nogil:
+            vx_wait_for_lanes(self.t, &self.t.seats[0])
+            vx_enter(&self.t.seats[0])
+            vx_fdb_renew(&self.t.seats[0])
+            vx_leave(&self.t.seats[0])
+        try:
+            self._forget_flushes()
+        except MemoryError:
+            vx_abort(self.t)
+            raise
+        view = vx_prepare(self.t)
+        if view == NULL:
+            vx_abort(self.t)
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        self.t.renewed = self.t.generation
+        vx_publish(self.t, view)
+
+    def _forget_flushes(self) -> None:
+        cdef uint32_t i
+        for i in range(self.n_segments):
+            if self._segment(i).flushed:
+                vx_forget_flush(&self.t.fdb.states[self._segment(i).vni])
+                self._edit_segment(i).flushed = 0
+        for i in range(self.n_remotes):
+            if self._remote(i).flushed:
+                self._edit_remote(i).flushed = 0
+        for i in range(<uint32_t>VX_MAX_PORTS):
+            if (<const uint32_t *>vx_array_get(&self.t.arrays[VX_PORTS], i))[0]:
+                self._set_word(VX_PORTS, i, 0)
+
+    # -- the arrays of the draft ---------------------------------------------------------------
+
+    cdef const Segment *_segment(self, uint32_t segment) noexcept nogil:
+        return <const Segment *>vx_array_get(&self.t.arrays[VX_SEGMENTS], segment)
+
+    cdef const Remote *_remote(self, uint32_t remote) noexcept nogil:
+        return <const Remote *>vx_array_get(&self.t.arrays[VX_REMOTES], remote)
+
+    cdef int32_t _segment_of(self, uint32_t vni) noexcept nogil:
+        if vni >= VX_N_VNIS:
+            return NONE
+        return <int32_t>(<const uint32_t *>vx_array_get(&self.t.arrays[VX_VNIS], vni))[0] - 1
+
+    cdef Segment *_edit_segment(self, uint32_t segment) except NULL:
+        return <Segment *>self._edit(VX_SEGMENTS, segment)
+
+    cdef Remote *_edit_remote(self, uint32_t remote) except NULL:
+        return <Remote *>self._edit(VX_REMOTES, remote)
+
+    cdef void *_edit(self, int which, uint64_t at) except NULL:
+        cdef void *item = vx_array_edit(&self.t.arrays[which], at)
+        if item == NULL:
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        return item
+
+    cdef int _set_word(self, int which, uint64_t at, uint32_t word) except -1:
+        (<uint32_t *>self._edit(which, at))[0] = word
+        return 0
+
+    # -- the two hash sets: (segment, remote) pairs, and remotes by address --------------------
+
+    cdef int _add_peer(self, uint64_t key) except -1:
+        cdef uint64_t at
+        if 2 * (self.n_peers + 1) > self.t.peers_mask:
+            self._regrow(VX_PEERS)
+        at = vx_peer_place(self.t, key)
+        if (<const uint64_t *>vx_array_get(&self.t.arrays[VX_PEERS], at))[0] == 0:
+            (<uint64_t *>self._edit(VX_PEERS, at))[0] = key
+            self.n_peers += 1
+        return 0
+
+    cdef int _add_address(self, uint32_t remote) except -1:
+        if 2 * (self.n_addresses + 1) > self.t.addresses_mask:
+            self._regrow(VX_ADDRESSES)
+        self._set_word(VX_ADDRESSES, vx_address_place(self.t, self._remote(remote).address), remote + 1)
+        self.n_addresses += 1
+        return 0
+
+    cdef int _remove_peer(self, uint64_t key) except -1:
+        cdef uint64_t at = vx_peer_place(self.t, key)
+        if self._slot(VX_PEERS, at):
+            self._close_gap(VX_PEERS, at)
+            self.n_peers -= 1
+        return 0
+
+    cdef int _remove_address(self, uint32_t remote) except -1:
+        self._close_gap(VX_ADDRESSES, vx_address_place(self.t, self._remote(remote).address))
+        self.n_addresses -= 1
+        return 0
+
+    cdef uint64_t _slot(self, int which, uint64_t at) noexcept nogil:
+        cdef const void *item = vx_array_get(&self.t.arrays[which], at)
+        return (<const uint64_t *>item)[0] if which == VX_PEERS else (<const uint32_t *>item)[0]
+
+    cdef uint64_t _home(self, int which, uint64_t item) noexcept nogil:
+        if which == VX_PEERS:
+            return vx_hash_peer(item)
+        return vx_hash_address(self._remote(<uint32_t>item - 1).address)
+
+    cdef int _set_slot(self, int which, uint64_t at, uint64_t item) except -1:
+        if which == VX_PEERS:
+            (<uint64_t *>self._edit(which, at))[0] = item
+            return 0
+        return self._set_word(which, at, <uint32_t>item)
+
+    cdef int _close_gap(self, int which, uint64_t gap) except -1:
+        """Free a place, and move up what was pushed past it, so that no search ends too early."""
+        cdef uint64_t mask = self.t.peers_mask if which == VX_PEERS else self.t.addresses_mask
+        cdef uint64_t at = gap, item
+        while True:
+            at = (at + 1) & mask
+            item = self._slot(which, at)
+            if item == 0:
+                return self._set_slot(which, gap, 0)
+            if ((at - self._home(which, item)) & mask) >= ((at - gap) & mask):
+                self._set_slot(which, gap, item)
+                gap = at
+
+    cdef int _regrow(self, int which) except -1:
+        """Twice the room."""
+        cdef uint64_t mask = self.t.peers_mask if which == VX_PEERS else self.t.addresses_mask
+        cdef uint64_t at, item
+        items = [self._slot(which, at) for at in range(mask + 1)]
+        if not vx_array_renew(&self.t.arrays[which], 2 * (mask + 1)):
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        mask = 2 * mask + 1
+        if which == VX_PEERS:
+            self.t.peers_mask = mask
+        else:
+            self.t.addresses_mask = mask
+        for item in filter(None, items):
+            at = self._home(which, item) & mask
+            while self._slot(which, at):
+                at = (at + 1) & mask
+            self._set_slot(which, at, item)
+        return 0
+
+    # -- remotes -------------------------------------------------------------------------------
 
     def add_remote(self, address: bytes, name: bytes) -> int:
-        """Add a remote by its 16-byte address and the sockaddr to send to; return its number."""
-        cdef Remote *remote = &self.remotes[self.n_remotes]
-        cdef uint64_t at
-        if self.n_remotes == self.max_remotes:
-            raise ValueError(f"more than {self.max_remotes} remotes")
-        if len(address) != ADDRESS_LEN or len(name) > <Py_ssize_t>sizeof(sockaddr_in6):
-            raise ValueError(f"{len(address)} address bytes, {len(name)} sockaddr bytes")
-        memcpy(remote.address, <const char *>address, ADDRESS_LEN)
-        memcpy(&remote.name, <const char *>name, len(name))
-        remote.name_len = len(name)
-        remote.family = 4 if len(name) < <Py_ssize_t>sizeof(sockaddr_in6) else 6
-        at = hash_address(remote.address) & self.remotes_mask
-        while self.remote_ids[at]:
-            at = (at + 1) & self.remotes_mask
-        self.n_remotes += 1
-        self.remote_ids[at] = self.n_remotes
-        return self.n_remotes - 1
+        """Add a remote by its 16-byte address and the sockaddr to send to; return its number.
 
-    def add_segment(self, vni: int, port: int, flood, *,
-                    learning: bool, ageing_s: int, max_learned: int) -> int:
-        """Add a segment with its overlay port and flood set (remote numbers); return its number."""
-        cdef Segment *segment = &self.segments[self.n_segments]
-        if self.n_segments == self.max_segments or self.n_flood + len(flood) > self.max_flood:
+        Raises ValueError when the address is another's, or there is no room.
+        """
+        cdef uint32_t number = self.n_remotes
+        with Change(self):
+            self._check_remote(address, name)
+            if self._free_remotes:
+                number = self._free_remotes.pop()
+            if number >= self.max_remotes:
+                raise ValueError(f"more than {self.max_remotes} remotes")
+            self.n_remotes = max(self.n_remotes, number + 1)
+            self._fill_remote(number, address, name)
+        return number
+
+    def replace_remote(self, remote: int, address: bytes, name: bytes) -> None:
+        """Give a remote another address and sockaddr; what points to it keeps pointing to it."""
+        with Change(self):
+            self._require_remote(remote)
+            if bytes(self._remote(remote).address[:ADDRESS_LEN]) != address:
+                self._check_remote(address, name)
+            self._remove_address(remote)
+            self._fill_remote(remote, address, name)
+
+    def remove_remotes(self, remotes) -> None:
+        """Remove remotes with all FDB entries and peer pairs that name them.
+
+        Raises ValueError, naming the first, when one is unknown or in the flood set of a segment.
+        """
+        cdef uint32_t[::1] numbers = as_words(remotes, np.uint32, "remote")
+        cdef Py_ssize_t i
+        with Change(self):
+            for i in range(numbers.shape[0]):
+                self._require_remote(numbers[i])
+            self._require_unused(np.asarray(numbers))
+            self._drop_peers(1, set(np.asarray(numbers).tolist()))
+            for i in range(numbers.shape[0]):
+                self._require_remote(numbers[i])  # a number may be there twice
+                self._remove_address(numbers[i])
+                memset(self._edit_remote(numbers[i]), 0, sizeof(vx_remote))
+            self._purge = True
+
+    def _check_remote(self, address: bytes, name: bytes) -> None:
+        cdef const uint8_t *raw = address
+        if len(address) != ADDRESS_LEN or len(name) not in (16, VX_NAME_LEN):
+            raise ValueError(f"{len(address)} and {len(name)} bytes; an address has 16, a sockaddr 16 or 28")
+        if self._slot(VX_ADDRESSES, vx_address_place(self.t, raw)):
+            raise ValueError(f"remote {address.hex()} is there already")
+
+    def _require_remote(self, remote: int) -> None:
+        if not 0 <= remote < self.n_remotes or self._remote(remote).family == 0:
+            raise ValueError(f"there is no remote {remote}")
+
+    def _require_unused(self, remotes) -> None:
+        """No segment may flood to them."""
+        cdef uint32_t segment
+        cdef uint32_t k
+        cdef const Segment *s
+        gone = np.zeros(VX_MAX_REMOTES, np.uint8)
+        gone[remotes] = 1
+        cdef const uint8_t[::1] flags = gone
+        for segment in range(self.n_segments):
+            s = self._segment(segment)
+            for k in range(s.n_flood):
+                if flags[vx_flood(s)[k]]:
+                    raise ValueError(f"remote {vx_flood(s)[k]} is in the flood set of VNI {s.vni}")
+
+    cdef int _fill_remote(self, uint32_t number, address, name) except -1:
+        cdef Remote *remote = self._edit_remote(number)
+        cdef const uint8_t *raw_address = address
+        cdef const uint8_t *raw_name = name
+        memcpy(remote.address, raw_address, ADDRESS_LEN)
+        memset(remote.name, 0, VX_NAME_LEN)
+        memcpy(remote.name, raw_name, len(name))
+        remote.name_len = len(name)
+        remote.family = 4 if len(name) == 16 else 6
+        return self._add_address(number)
+
+    def _flush_vnis(self, vnis) -> int:
+        """At the end of the transaction begin to count anew what the VNIs learn; as of which generation."""
+        self._flushed.append(vnis)
+        return self._next_generation()
+
+    cdef uint32_t _next_generation(self) noexcept:
+        """The generation of this transaction: one for all that it flushes."""
+        if self.t.generation == self.t.view.generation:
+            self.t.generation = self.t.generation % (VX_GENERATIONS - 1) + 1  # 0 is no generation
+        return self.t.generation
+
+    # -- segments ------------------------------------------------------------------------------
+
+    def add_segment(self, vni: int, port: int, flood, *, learning: bool, ageing_s: int, max_learned: int,
+                    any_source: bool = False) -> int:
+        """Add a segment with its overlay port and flood set (remote numbers); return its number.
+
+        Its sources are the members of the flood set and its peers, or with `any_source` every remote.
+        Raises ValueError when the VNI is there already, a remote is unknown, or there is no room.
+        """
+        members = np.array(sorted(set(flood)), np.uint32)[np.newaxis]
+        return int(self.add_segments([vni], members, port=port, learning=learning, ageing_s=ageing_s,
+                                     max_learned=max_learned, any_source=any_source)[0])
+
+    def add_segments(self, vni, flood, *, port=0, learning: bool = True, ageing_s: int = 300,
+                     max_learned: int = 0, any_source: bool = False):
+        """Add segments: `vni` (n,), `flood` one remote each (n,) or the same number for each (n, k),
+        `port` one or (n,). Return their numbers as uint32 (n,). Otherwise as `add_segment`.
+        """
+        vnis = as_words(vni, np.uint32, "vni")
+        ports = as_rows(port, len(vnis), np.uint32, "port")
+        members = self._flood_rows(vnis, flood)
+        numbers = np.empty(len(vnis), np.uint32)
+        flags = (VX_SEGMENT_PRESENT | (VX_SEGMENT_LEARNS if learning else 0)
+                 | (VX_SEGMENT_ANY_SOURCE if any_source else 0))
+        check_policy(vnis, ageing_s, max_learned)
+        with Change(self):
+            self._check_ports(vnis, ports)
+            self._number_segments(vnis, numbers, members.shape[1])
+            self._fill_segments(vnis, ports, members, numbers, ageing_s, max_learned, flags)
+        return numbers
+
+    def change_segment(self, segment: int, *, port=None, flood=None, learning=None, ageing_s=None,
+                       max_learned=None, any_source=None) -> None:
+        """Change what is given of a segment, and nothing else of it."""
+        cdef Segment *s
+        with Change(self):
+            self._require_segment(segment)
+            vni = [self._segment(segment).vni]
+            check_policy(vni, ageing_s or 0, max_learned or 0)
+            if port is not None:
+                self._check_ports(vni, as_words(port, np.uint32, "port"))
+            if flood is not None:
+                self._change_flood(segment, flood)
+            s = self._edit_segment(segment)
+            s.port = s.port if port is None else port
+            s.ageing_s = s.ageing_s if ageing_s is None else ageing_s
+            s.max_learned = s.max_learned if max_learned is None else max_learned
+            s.flags = with_flag(s.flags, VX_SEGMENT_LEARNS, learning)
+            s.flags = with_flag(s.flags, VX_SEGMENT_ANY_SOURCE, any_source)
+
+    def remove_segments(self, segments) -> None:
+        """Remove segments with their FDB entries and peers. Raises ValueError when one is unknown."""
+        cdef const uint32_t[::1] numbers = as_words(segments, np.uint32, "segment")
+        cdef Py_ssize_t i
+        with Change(self):
+            for i in range(numbers.shape[0]):
+                self._require_segment(numbers[i])
+            self._drop_peers(0, set(np.asarray(numbers).tolist()) if self.n_peers else set())
+            for i in range(numbers.shape[0]):
+                self._require_segment(numbers[i])  # a number may be there twice
+                self._remove_segment(numbers[i])
+
+    cdef int _remove_segment(self, uint32_t number) except -1:
+        cdef Segment *s = self._edit_segment(number)
+        if self.t.fdb.states[s.vni].n_set:
+            self._purge = True
+            self._cleared.add(s.vni)
+        self._flush_vnis(np.array([s.vni], np.uint32))  # a later segment of this VNI starts from nothing
+        self.n_flood -= s.n_flood
+        self._set_word(VX_VNIS, s.vni, 0)
+        if not vx_set_flood(self.t, s, NULL, 0):
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        memset(s, 0, sizeof(vx_segment))
+        self._free_segments.append(number)
+        return 0
+
+    def _require_segment(self, segment: int) -> None:
+        if not 0 <= segment < self.n_segments or self._segment(segment).flags == 0:
+            raise ValueError(f"there is no segment {segment}")
+
+    def _check_ports(self, vnis, ports) -> None:
+        at = first(np.asarray(ports) >= VX_MAX_PORTS)
+        if at >= 0:
+            raise ValueError(f"VNI {vnis[at]}: overlay port {ports[at]}; at most {VX_MAX_PORTS - 1}")
+
+    def _flood_rows(self, vnis, flood):
+        """(n, k) uint32, each row ascending."""
+        members = np.asarray(flood)
+        members = members[:, np.newaxis] if members.ndim == 1 else members
+        if members.ndim != 2 or len(members) != len(vnis):
+            raise ValueError(f"flood: shape {members.shape}, not ({len(vnis)}, k)")
+        shape = members.shape
+        members = as_words(members.ravel(), np.uint32, "flood").reshape(shape)
+        if shape[1] > 1:
+            members = np.sort(members, axis=1)
+            at = first((members[:, 1:] == members[:, :-1]).any(axis=1))
+            if at >= 0:
+                raise ValueError(f"VNI {vnis[at]}: a remote is in its flood set twice")
+        return members
+
+    def _check_flood(self, vnis, const uint32_t[:, ::1] members) -> None:
+        cdef Py_ssize_t i, k
+        for i in range(members.shape[0]):
+            for k in range(members.shape[1]):
+                if members[i, k] >= self.n_remotes or self._remote(members[i, k]).family == 0:
+                    raise ValueError(f"VNI {vnis[i]}: there is no remote {members[i, k]} for its flood set")
+
+    def _number_segments(self, const uint32_t[::1] vnis, uint32_t[::1] numbers, n_members: int) -> None:
+        """Room and a number for each, or nothing: first those that are free again."""
+        cdef Py_ssize_t i, n = vnis.shape[0], n_again = min(n, len(self._free_segments))
+        n_new = n - n_again
+        if n_new + self.n_segments > self.max_segments or self.n_flood + n * n_members > self.max_flood:
             raise ValueError(f"more than {self.max_segments} segments or {self.max_flood} flood members")
-        segment.vni, segment.port = vni, port
-        segment.flood_at, segment.n_flood = self.n_flood, len(flood)
-        segment.learning, segment.ageing_s, segment.max_learned = learning, ageing_s, max_learned
-        for remote in flood:
-            self.flood[self.n_flood] = remote
-            self.n_flood += 1
-        self.n_segments += 1
-        self.vni_index[vni] = self.n_segments
-        return self.n_segments - 1
+        for i in range(n_again):
+            numbers[i] = self._free_segments.pop()
+        for i in range(n_new):
+            numbers[n_again + i] = self.n_segments + i
+        self.n_segments += n_new
+        self.n_flood += n * n_members
+
+    def _fill_segments(self, const uint32_t[::1] vnis, const uint32_t[::1] ports,
+                       const uint32_t[:, ::1] members, const uint32_t[::1] numbers,
+                       ageing_s: int, max_learned: int, flags: int) -> None:
+        cdef Segment model
+        cdef Py_ssize_t i
+        memset(&model, 0, sizeof(Segment))
+        cdef bint some_cleared = len(self._cleared) > 0
+        model.ageing_s, model.max_learned, model.flags = ageing_s, max_learned, flags
+        self._check_flood(vnis, members)
+        for i in range(vnis.shape[0]):
+            if vnis[i] >= VX_N_VNIS:
+                raise ValueError(f"VNI {vnis[i]}: at most {VX_N_VNIS - 1}")
+            if self._segment_of(vnis[i]) != NONE or (some_cleared and vnis[i] in self._cleared):
+                raise ValueError(f"VNI {vnis[i]} is there already")
+            model.vni, model.port = vnis[i], ports[i]
+            self._fill_segment(&model, numbers[i], &members[i, 0] if members.shape[1] else NULL,
+                               members.shape[1])
+
+    cdef int _fill_segment(self, const Segment *model, uint32_t number, const uint32_t *members,
+                           uint32_t n) except -1:
+        cdef Segment *s = self._edit_segment(number)
+        s[0] = model[0]
+        if vx_get(&self.t.fdb.states[model.vni].learned):
+            s.flushed = self._flush_vnis(np.array([model.vni], np.uint32))
+        if not vx_set_flood(self.t, s, members, n):
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        return self._set_word(VX_VNIS, model.vni, number + 1)
+
+    def _change_flood(self, segment: int, flood) -> None:
+        cdef const uint32_t[:, ::1] members = np.array(sorted(set(flood)), np.uint32)[np.newaxis]
+        cdef Segment *s = self._edit_segment(segment)
+        cdef uint32_t n = members.shape[1]
+        self._check_flood([s.vni], members)
+        if self.n_flood - s.n_flood + n > self.max_flood:
+            raise ValueError(f"VNI {s.vni}: more than {self.max_flood} flood members in all")
+        self.n_flood += n - <int64_t>s.n_flood
+        if not vx_set_flood(self.t, s, &members[0, 0] if n else NULL, n):
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+
+    # -- known peers ---------------------------------------------------------------------------
 
     def set_peers(self, pairs) -> None:
-        """Set which (segment, remote) pairs are known peers; packets from others are refused."""
-        cdef uint64_t key, at
-        self.peers_mask = power_of_two(2 * len(pairs) + 2) - 1
-        self._peers = np.zeros(self.peers_mask + 1, np.uint64)
-        self.peers = <uint64_t *><uintptr_t>self._peers.ctypes.data
-        for segment, remote in pairs:
-            key = (<uint64_t>segment << 32 | <uint64_t>remote) + 1
-            at = vx_mix(key ^ VX_K0, VX_K1) & self.peers_mask
-            while self.peers[at] and self.peers[at] != key:
-                at = (at + 1) & self.peers_mask
-            self.peers[at] = key
+        """Set which (segment, remote) pairs are known peers beside the members of the flood sets."""
+        with Change(self):
+            self.n_peers = 0
+            if not vx_array_renew(&self.t.arrays[VX_PEERS], self.t.peers_mask + 1):
+                raise MemoryError("no memory for the changed tables; nothing was applied")
+            self.add_peers(pairs)
+
+    def add_peers(self, pairs) -> None:
+        """Let segments take packets from remotes; pairs that are known already do no harm."""
+        with Change(self):
+            for segment, remote in pairs:
+                self._require_segment(segment)
+                self._require_remote(remote)
+                self._add_peer(vx_peer_key(segment, remote))
+
+    def remove_peers(self, pairs) -> None:
+        """Take back what `add_peers` gave; pairs that are not known do no harm."""
+        with Change(self):
+            for segment, remote in pairs:
+                self._remove_peer(vx_peer_key(segment, remote))
+
+    def peers(self):
+        """The pairs as uint32 (n, 2), ascending."""
+        with Change(self):
+            return np.array(sorted(self._pairs()), np.uint32).reshape(-1, 2)
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        cdef uint64_t at
+        keys = [self._slot(VX_PEERS, at) for at in range(self.t.peers_mask + 1)]
+        return [(key - 1 >> 32, key - 1 & 0xFFFFFFFF) for key in filter(None, keys)]
+
+    def _drop_peers(self, side: int, numbers: set[int]) -> None:
+        """Forget the pairs whose segment (side 0) or remote (side 1) is one of these."""
+        if self.n_peers:
+            for pair in self._pairs():
+                if pair[side] in numbers:
+                    self._remove_peer(vx_peer_key(pair[0], pair[1]))
+
+    # -- the forwarding table ------------------------------------------------------------------
 
     def add_static(self, vni: int, mac: int, remote: int) -> None:
-        """Add a static FDB entry; it never ages and learning cannot change it.
+        """Add or replace one static FDB entry; it never ages and learning cannot change it.
 
         Raises ValueError when its part of the table is full.
         """
-        cdef Entry *room = NULL
-        cdef Entry *entry = self._seek(vni, mac, &room)
-        entry = entry if entry else room
-        if not entry:
-            raise ValueError(f"no room in the forwarding table for {mac:012x} in VNI {vni}")
-        self.counts.entries += is_free(entry)
-        entry.value = value_of(vni, remote, True, 0)
-        entry.key = key_of(vni, mac)
+        self.fdb_replace(vni, mac, remote)
 
-    # -- reading from Python -------------------------------------------------------------------
+    def fdb_add(self, vni, mac, remote, *, kind: str = "static", sequence=0) -> int:
+        """As `fdb_replace`, but raise ValueError, naming it, where an entry that was set stands already."""
+        return self._fdb_set(vni, mac, remote, kind, sequence, True)
+
+    def fdb_replace(self, vni, mac, remote, *, kind: str = "static", sequence=0) -> int:
+        """Set entries, in the place of what is there: `vni` and `remote` one or uint32 (n,), `mac` one,
+        uint64 (n,) or uint8 (n, 6); a `remote` of `PORT` | p is overlay port p. Return how many were applied.
+
+        `kind` "static" replaces everything. "control" and "sticky" (RFC 7432 sections 15 and 15.2) leave
+        static entries alone and are held against each other by `sequence`, one or uint32 (n,); a sticky
+        one gives way to sticky ones only. All apply, but those outranked, or none: raises ValueError,
+        naming the first that is wrong, and TableFullError.
+        """
+        return self._fdb_set(vni, mac, remote, kind, sequence, False)
+
+    def fdb_delete(self, vni, mac, *, missing_ok: bool = False) -> int:
+        """Delete entries of any kind, all or none; return how many there were. Raises ValueError, naming
+        it, when one is not there and `missing_ok` is false.
+        """
+        macs = as_macs(mac)
+        vnis = as_rows(vni, len(macs), np.uint32, "vni")
+        old = np.empty(len(macs), np.uint64)
+        check_macs(vnis, macs)
+        with Change(self):
+            self._undo.append((vnis, macs, old))
+            at = self._unset_rows(vnis, macs, missing_ok, old)
+            if at < <uint64_t>len(macs):
+                old[at:] = KEPT
+                raise ValueError(f"VNI {vnis[at]}, {mac_text(macs[at])}: there is no such entry")
+        return int(np.count_nonzero(old))
+
+    def _fdb_set(self, vni, mac, remote, kind: str, sequence, only_new: bool) -> int:
+        macs = as_macs(mac)
+        vnis = as_rows(vni, len(macs), np.uint32, "vni")
+        targets = as_rows(remote, len(macs), np.uint32, "remote")
+        more = as_rows(sequence, len(macs), np.uint32, "sequence")
+        if kind not in _SETTABLE:
+            raise ValueError(f"kind {kind!r}: one of {', '.join(_SETTABLE)} is right")
+        if kind == "static" and more.any():
+            raise ValueError("a static entry has no sequence number")
+        old = np.empty(len(macs), np.uint64)
+        with Change(self):
+            self._check_rows(vnis, macs, targets)
+            self._undo.append((vnis, macs, old))
+            at = self._set_rows(vnis, macs, targets, more, _SETTABLE[kind], only_new, old)
+            if at < <uint64_t>len(macs):
+                full = old[at] == VX_SET_FULL
+                old[at:] = KEPT
+                self._refuse_row(vnis[at], macs[at], full)
+        return int(np.count_nonzero(old != KEPT))
+
+    def _refuse_row(self, vni: int, mac: int, full: bool) -> None:
+        if not full:
+            raise ValueError(f"VNI {vni}, {mac_text(mac)}: there is an entry already; replace it")
+        raise TableFullError(f"no room in the forwarding table for {int(mac):012x} in VNI {vni}")
+
+    def _check_rows(self, vnis, macs, targets) -> None:
+        cdef uint64_t n = len(macs)
+        check_macs(vnis, macs)
+        at = self._first_unknown(vnis)
+        if at < n:
+            raise ValueError(f"VNI {vnis[at]}, {mac_text(macs[at])}: there is no segment of this VNI")
+        at = self._first_absent(targets)
+        if at < n:
+            raise ValueError(f"VNI {vnis[at]}, {mac_text(macs[at])}: there is no {target_text(targets[at])}")
+
+    cdef uint64_t _first_unknown(self, const uint32_t[::1] vni) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(vni.shape[0]):
+            if self._segment_of(vni[i]) == NONE:
+                return i
+        return vni.shape[0]
+
+    cdef uint64_t _first_absent(self, const uint32_t[::1] target) noexcept nogil:
+        cdef Py_ssize_t i
+        for i in range(target.shape[0]):
+            if target[i] >= VX_TARGET_PORT:
+                if target[i] - VX_TARGET_PORT >= VX_MAX_PORTS:
+                    return i
+            elif target[i] >= self.n_remotes or self._remote(target[i]).family == 0:
+                return i
+        return target.shape[0]
+
+    cdef uint64_t _set_rows(self, const uint32_t[::1] vni, const uint64_t[::1] mac,
+                            const uint32_t[::1] target, const uint32_t[::1] more, int kind, bint only_new,
+                            uint64_t[::1] old) noexcept nogil:
+        """The row that failed, with its reason in `old`, or their number."""
+        cdef Py_ssize_t i
+        cdef vx_where w
+        cdef int done
+        for i in range(mac.shape[0]):
+            w = vx_fdb_where(&self.t.fdb, vni[i], mac[i])
+            if only_new and vx_seek(&self.t.fdb, &w, &old[i]) != NULL and vx_is_set(vx_kind_of(old[i])):
+                old[i] = VX_SET_KEPT
+                return i
+            done = vx_fdb_set(self.t, &w, vx_value(vni[i], target[i], kind, more[i]), False, &old[i])
+            if done == VX_SET_FULL:
+                old[i] = VX_SET_FULL
+                return i
+            if done == VX_SET_KEPT:
+                old[i] = KEPT
+        return mac.shape[0]
+
+    cdef uint64_t _unset_rows(self, const uint32_t[::1] vni, const uint64_t[::1] mac, bint missing_ok,
+                              uint64_t[::1] old) noexcept nogil:
+        """The row that has no entry, or their number."""
+        cdef Py_ssize_t i
+        cdef vx_where w
+        for i in range(mac.shape[0]):
+            w = vx_fdb_where(&self.t.fdb, vni[i], mac[i])
+            old[i] = vx_fdb_unset(self.t, &w)
+            if old[i] == 0 and not missing_ok:
+                return i
+        return mac.shape[0]
+
+    def _restore(self, const uint32_t[::1] vni, const uint64_t[::1] mac, const uint64_t[::1] old) -> None:
+        """Undo rows of `_set_rows` or `_unset_rows`, the last first."""
+        cdef Py_ssize_t i
+        cdef vx_where w
+        cdef uint64_t now
+        with nogil:
+            for i in range(mac.shape[0] - 1, -1, -1):
+                w = vx_fdb_where(&self.t.fdb, vni[i], mac[i])
+                if old[i] == 0:
+                    vx_fdb_unset(self.t, &w)
+                elif old[i] > KEPT:
+                    vx_fdb_set(self.t, &w, old[i], True, &now)
+
+    def flush(self, *, vni=(), remote=(), port=()) -> None:
+        """Void at once what was learned in these VNIs, to these remotes and to these overlay ports (one or
+        uint32 (n,) of each). The entries go when lanes sweep; static and control-plane entries stay.
+        """
+        cdef uint32_t number
+        cdef uint32_t[::1] vnis = as_words(vni, np.uint32, "vni")
+        cdef uint32_t[::1] remotes = as_words(remote, np.uint32, "remote")
+        cdef uint32_t[::1] ports = as_words(port, np.uint32, "port")
+        with Change(self):
+            for number in remotes:
+                self._require_remote(number)
+                self._edit_remote(number).flushed = self._next_generation()
+            for number in vnis:
+                if self._segment_of(number) == NONE:
+                    raise ValueError(f"there is no segment of VNI {number}")
+                self._edit_segment(self._segment_of(number)).flushed = self._next_generation()
+            self._flush_vnis(np.asarray(vnis))
+            for number in ports:
+                if number >= VX_MAX_PORTS:
+                    raise ValueError(f"overlay port {number}: at most {VX_MAX_PORTS - 1}")
+                self._set_word(VX_PORTS, number, self._next_generation())
+
+    def sweep(self, now_s: int) -> None:
+        """Forget all that has aged or was flushed, in this thread; lanes do the same bit by bit.
+
+        `now_s` is the time of the lanes, of the monotonic clock.
+        """
+        cdef uint32_t now = now_s
+        with Change(self), nogil:
+            vx_fdb_sweep_all(&self.t.seats[0], now)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int:
+        """Which generation learned entries have now; a flush begins a new one."""
+        return self.t.generation
+
+    def vni_of(self, segment: int) -> int:
+        """The VNI of a segment. Raises ValueError when there is no such segment."""
+        self._require_segment(segment)
+        return self._segment(segment).vni
+
+    def segments(self):
+        """The segments as a structured array, in the order of their numbers."""
+        cdef const Segment *s
+        cdef uint32_t i
+        with Change(self):
+            rows = np.zeros(self.n_segments, SEGMENT_ROW)
+            for i in range(self.n_segments):
+                s = self._segment(i)
+                rows[i] = (i, s.vni, s.port, s.n_flood, s.ageing_s, s.max_learned, self._n_learned(s.vni),
+                           s.flags & VX_SEGMENT_LEARNS, s.flags & VX_SEGMENT_ANY_SOURCE)
+            return np.delete(rows, self._unused(self.n_segments, False))
+
+    cdef uint32_t _n_learned(self, uint32_t vni) noexcept nogil:
+        return <uint32_t>vx_get(&self.t.fdb.states[vni].learned)
+
+    def flood(self, segment: int):
+        """The flood set of a segment as uint32 (n,), ascending."""
+        cdef const Segment *s
+        cdef uint32_t k
+        with Change(self):
+            self._require_segment(segment)
+            s = self._segment(segment)
+            return np.array([vx_flood(s)[k] for k in range(s.n_flood)], np.uint32)
+
+    def remotes(self):
+        """The remotes as a structured array, in the order of their numbers."""
+        cdef const Remote *remote
+        cdef uint32_t i
+        with Change(self):
+            rows = np.zeros(self.n_remotes, REMOTE_ROW)
+            for i in range(self.n_remotes):
+                remote = self._remote(i)
+                rows[i] = (i, remote.family, list(remote.address[:ADDRESS_LEN]),
+                           list(remote.name[:VX_NAME_LEN]))
+            return np.delete(rows, self._unused(self.n_remotes, True))
+
+    def fdb(self, now_s: int = 0):
+        """The FDB as a structured array, in no order: vni, mac, kind (`KINDS`), remote or port (the other
+        is -1), the sequence number of a control-plane entry, the second in which a learned one was seen.
+        What was flushed, or has aged at `now_s` (of the lanes' clock; 0: none), is left out.
+        """
+        cdef uint64_t n = 0
+        with Change(self):
+            rows = np.zeros(vx_get(&self.t.n_entries) + <uint64_t>SLACK, FDB_ROW)
+            n = self._fill_rows(rows.view(np.uint8), len(rows), now_s)
+        return rows[:n]
+
+    cdef uint64_t _fill_rows(self, uint8_t[::1] memory, uint64_t room, uint32_t now_s) noexcept nogil:
+        cdef Row *rows = <Row *>&memory[0]
+        cdef vx_entry *entry
+        cdef uint64_t i, key, value, n = 0
+        for i in range(self.t.fdb.n_buckets * VX_WAYS):
+            entry = &self.t.fdb.entries[i]
+            key, value = vx_get(&entry.key), vx_get(&entry.value)
+            if n < room and vx_is_live(vx_kind_of(value)) and vx_is_station(key >> 16):
+                n += fill_row(&self.t.seats[0], &rows[n], key, value, now_s)
+        return n
 
     def fdb_rows(self) -> list[tuple[int, int, int, bool]]:
         """The entries as (vni, mac, remote, static), in no order."""
-        cdef uint64_t i
-        rows = []
-        for i in range((self.fdb_mask + 1) * WAYS):
-            if not is_free(&self.fdb[i]):
-                rows.append((vni_of(&self.fdb[i]), self.fdb[i].key >> 16, remote_of(&self.fdb[i]),
-                             bool(is_static(&self.fdb[i]))))
-        return rows
+        rows = self.fdb()
+        columns = (rows[name].tolist() for name in ("vni", "mac", "remote"))
+        return list(zip(*columns, (rows["kind"] >= VX_STATIC).tolist(), strict=True))
 
     def fdb_counters(self) -> dict[str, int]:
-        """Entries now; moves, refused learns and aged entries since the start."""
-        return {"entries": self.counts.entries, "moves": self.counts.moves,
-                "overflow": self.counts.overflow, "aged": self.counts.aged}
-
-    # -- what a lane calls ---------------------------------------------------------------------
-
-    cdef int32_t find_segment(self, uint32_t vni) noexcept nogil:
-        return <int32_t>self.vni_index[vni & 0xFFFFFF] - 1
-
-    cdef int32_t find_remote(self, const uint8_t *address) noexcept nogil:
-        cdef uint64_t at = hash_address(address) & self.remotes_mask
-        while self.remote_ids[at]:
-            if memcmp(self.remotes[self.remote_ids[at] - 1].address, address, ADDRESS_LEN) == 0:
-                return <int32_t>self.remote_ids[at] - 1
-            at = (at + 1) & self.remotes_mask
-        return NONE
-
-    cdef bint is_peer(self, uint32_t segment, uint32_t remote) noexcept nogil:
-        cdef uint64_t key = (<uint64_t>segment << 32 | remote) + 1
-        cdef uint64_t at = vx_mix(key ^ VX_K0, VX_K1) & self.peers_mask
-        while self.peers[at]:
-            if self.peers[at] == key:
-                return True
-            at = (at + 1) & self.peers_mask
-        return False
-
-    cdef Entry *_seek(self, uint32_t vni, uint64_t mac, Entry **room) noexcept nogil:
-        """The entry of (vni, mac), or NULL and in `room` where it could go, NULL when there is none."""
-        cdef uint64_t key = key_of(vni, mac)
-        cdef uint64_t at = vx_mix(key ^ VX_K0, vni ^ VX_K1)
-        cdef Entry *bucket
-        cdef int probe, way
-        room[0] = NULL
-        for probe in range(MAX_PROBES):
-            bucket = &self.fdb[((at + probe) & self.fdb_mask) * WAYS]
-            for way in range(WAYS):
-                if bucket[way].key == key and (bucket[way].value >> VNI_BIT & 0xFF) == vni >> 16:
-                    return &bucket[way]
-                if room[0] == NULL and is_free(&bucket[way]):
-                    room[0] = &bucket[way]
-                if bucket[way].key == 0:
-                    return NULL
-        return NULL
-
-    cdef int32_t fdb_find(self, Segment *segment, uint64_t mac, uint32_t now_s) noexcept nogil:
-        cdef Entry *room
-        cdef Entry *entry = self._seek(segment.vni, mac, &room)
-        if entry == NULL or is_stale(entry, segment.ageing_s, now_s):
-            return NONE
-        return <int32_t>remote_of(entry)
-
-    cdef void fdb_learn(self, Segment *segment, uint64_t mac, uint32_t remote, uint32_t now_s) noexcept nogil:
-        """Learn or refresh from a frame received from `remote`; group and zero MACs are not learned."""
-        cdef Entry *room
-        cdef Entry *entry
-        cdef uint64_t value = value_of(segment.vni, remote, False, now_s)
-        if mac == 0 or mac >> 40 & 1:
-            return
-        entry = self._seek(segment.vni, mac, &room)
-        if entry != NULL:
-            if not is_static(entry) and entry.value != value:  # at most one write a second if unmoved
-                self.counts.moves += remote_of(entry) != remote
-                entry.value = value
-            return
-        if room == NULL or (segment.max_learned and segment.n_learned >= segment.max_learned):
-            self.counts.overflow += 1
-            return
-        room.value = value
-        room.key = key_of(segment.vni, mac)
-        segment.n_learned += 1
-        self.counts.entries += 1
-
-    cdef void fdb_sweep(self, uint32_t n_buckets, uint32_t now_s) noexcept nogil:
-        """Forget what has aged in the next `n_buckets` buckets; calls take turns over the table."""
-        cdef Entry *bucket
-        cdef int32_t segment
-        cdef int way
-        cdef uint32_t _i
-        for _i in range(n_buckets):
-            bucket = &self.fdb[(self.sweep_at & self.fdb_mask) * WAYS]
-            self.sweep_at += 1
-            for way in range(WAYS):
-                if is_free(&bucket[way]):
-                    continue
-                segment = self.find_segment(vni_of(&bucket[way]))
-                if segment != NONE and is_stale(&bucket[way], self.segments[segment].ageing_s, now_s):
-                    self.segments[segment].n_learned -= 1
-                    self._remove(bucket, &bucket[way])
-
-    cdef void _remove(self, Entry *bucket, Entry *entry) noexcept nogil:
-        # The ways fill from the left: behind a free last one no search ever went on.
-        entry.key = 0 if bucket[WAYS - 1].key == 0 and entry == last_used(bucket) else REMOVED
-        self.counts.entries -= 1
-        self.counts.aged += 1
+        """Entries now, those not yet swept among them; since the start: learned, moved, frozen after too
+        many moves and then held where they were, moves refused to set entries, learning refused for want
+        of room (overflow), aged, and forgotten after a flush.
+        """
+        counts = dict.fromkeys(_COUNTERS, 0)
+        for i in range(<int>VX_MAX_SEATS):
+            add_counters(&self.t.seats[i].counters, counts)
+        return {"entries": vx_get(&self.t.n_entries), **counts}
 
 
-cdef Entry *last_used(Entry *bucket) noexcept nogil:
-    cdef int way = WAYS - 1
-    while way > 0 and bucket[way].key == 0:
-        way -= 1
-    return &bucket[way]
+cdef struct Row:
+    uint32_t vni
+    uint8_t kind
+    uint64_t mac
+    int32_t remote, port
+    uint32_t sequence, seen_s
 
 
-cdef inline uint64_t hash_address(const uint8_t *address) noexcept nogil:
-    return vx_mix(vx_load64_raw(address) ^ VX_K0, vx_load64_raw(address + 8) ^ VX_K1)
+cdef uint64_t fill_row(Seat *seat, Row *row, uint64_t key, uint64_t value, uint32_t now_s) noexcept nogil:
+    """Whether the entry counts; then it is in the row."""
+    cdef uint32_t vni = vx_entry_vni(key, value), target = vx_target_of(value)
+    cdef int32_t segment = vx_find_segment(seat, vni)
+    if segment == NONE or vx_is_flushed(seat.view, vx_segment_at(seat, segment), value):
+        return 0
+    if now_s and vx_is_aged(vx_segment_at(seat, segment), value, now_s):
+        return 0
+    row.vni, row.kind, row.mac = vni, <uint8_t>vx_kind_of(value), key >> 16
+    row.remote = NONE if target & VX_TARGET_PORT else <int32_t>target
+    row.port = <int32_t>(target & ~VX_TARGET_PORT) if target & VX_TARGET_PORT else NONE
+    row.sequence = vx_more_of(value) if vx_is_set(vx_kind_of(value)) else 0
+    row.seen_s = 0 if vx_is_set(vx_kind_of(value)) else vx_more_of(value) >> 12
+    return 1
+
+
+cdef int add_counters(const vx_fdb_counters *counters, dict counts) except -1:
+    cdef const uint64_t *word = <const uint64_t *>counters
+    for i, name in enumerate(_COUNTERS):
+        counts[name] += vx_get_relaxed(&word[<int>i])
+    return 0
+
+
+cdef class Reader:
+    """One lane's place at the tables, or a test's: of one thread at a time.
+
+    ``enter`` takes the newest view and says that the last batch is done; what is looked up afterwards
+    stays as it was until the next ``enter``. ``leave`` before sleeping. Raises ValueError when all
+    places are taken.
+    """
+
+    def __cinit__(self, Tables tables not None):
+        self.tables = tables
+        self.seat = tables.take_seat()
+
+    def __dealloc__(self):
+        if self.seat != NULL:
+            vx_leave(self.seat)
+            self.seat.taken = False
+
+    def enter(self) -> None:
+        """Before each batch."""
+        vx_enter(self.seat)
+
+    def leave(self) -> None:
+        """Before sleeping."""
+        vx_leave(self.seat)
+
+    cdef const Segment *_entered(self, segment) except NULL:
+        if self.seat.epoch == VX_AWAY or not 0 <= segment < self.tables.max_segments:
+            raise ValueError(f"segment {segment} of {self.tables.max_segments}, or not entered")
+        return vx_segment_at(self.seat, segment)
+
+    def find_segment(self, vni: int) -> int:
+        """The segment of a VNI, or -1."""
+        self._entered(0)
+        return vx_find_segment(self.seat, vni)
+
+    def find_remote(self, address: bytes) -> int:
+        """The remote of a 16-byte address, or -1."""
+        cdef const uint8_t *raw = address
+        self._entered(0)
+        if len(address) != ADDRESS_LEN:
+            raise ValueError(f"{len(address)} address bytes")
+        return vx_find_remote(self.seat, raw)
+
+    def is_peer(self, segment: int, remote: int) -> bool:
+        """Whether the segment takes packets from the remote."""
+        self._entered(segment)
+        return vx_is_peer(self.seat, segment, remote)
+
+    def flood(self, segment: int) -> list[int]:
+        """The members of its flood set."""
+        cdef const Segment *s = self._entered(segment)
+        cdef uint32_t k
+        return [vx_flood(s)[k] for k in range(s.n_flood)]
+
+    def remote(self, remote: int) -> bytes:
+        """The address of a remote; zeros for one that is not there."""
+        self._entered(0)
+        return bytes(vx_remote_at(self.seat, remote % VX_MAX_REMOTES).address[:ADDRESS_LEN])
+
+    def fdb_find(self, segment: int, macs, now_s: int, out=None):
+        """The targets of addresses as int32 (n,), -1 for unknown; into `out` when given. Releases the GIL."""
+        cdef const uint64_t[::1] keys = as_macs(macs)
+        cdef int32_t[::1] found = np.empty(len(keys), np.int32) if out is None else out
+        cdef const Segment *s = self._entered(segment)
+        cdef uint32_t n = len(keys), now = now_s
+        if found.shape[0] < keys.shape[0]:
+            raise ValueError(f"out: {found.shape[0]} rows, not {keys.shape[0]}")
+        if n:
+            with nogil:
+                vx_fdb_find_batch(self.seat, s, &keys[0], n, &found[0], now)
+        return np.asarray(found)
+
+    def fdb_learn(self, segment: int, macs, targets, now_s: int) -> None:
+        """Learn that frames came from these addresses at these targets, one or (n,). Releases the GIL."""
+        cdef const uint64_t[::1] keys = as_macs(macs)
+        cdef const uint32_t[::1] places = as_rows(targets, len(keys), np.uint32, "target")
+        cdef const Segment *s = self._entered(segment)
+        cdef Py_ssize_t i
+        cdef uint32_t now = now_s
+        with nogil:
+            for i in range(keys.shape[0]):
+                vx_fdb_learn(self.seat, s, keys[i], places[i], now)
+
+    def fdb_sweep(self, n_buckets: int, now_s: int) -> None:
+        """Forget what has aged or was flushed in the next buckets. Releases the GIL."""
+        cdef uint32_t n = n_buckets, now = now_s
+        self._entered(0)
+        with nogil:
+            vx_fdb_sweep(self.seat, n, now)

@@ -1,0 +1,28 @@
+/* Atomic words, as the tables use them. The names say the order; without one it is acquire or release. */
+#ifndef VX_ATOMIC_H
+#define VX_ATOMIC_H
+
+#define vx_get(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define vx_get_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define vx_get_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define vx_put(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define vx_put_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define vx_put_seq(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define vx_add_seq(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+#define vx_swap_seq(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+
+/* Put `v` if `*p` is still `*old`; else set `*old` to what it is now. */
+#define vx_put_if(p, old, v) \
+    __atomic_compare_exchange_n((p), (old), (v), 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
+
+/* A counter that one thread writes and others read. */
+#define vx_count(p, n) vx_put_relaxed((p), vx_get_relaxed(p) + (n))
+
+/* ThreadSanitizer knows no fences; where we have one, a seq_cst exchange says as much to it. */
+#ifdef __SANITIZE_THREAD__
+#define vx_fence() ((void)0)
+#else
+#define vx_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#endif
+
+#endif
