@@ -51,7 +51,7 @@ def test_everything_crosses_both_ways(pair: tuple[Lan, VtepProcess, int]) -> Non
             one.transfer(two, target_two, kind, n_bytes)
             two.transfer(one, target_one, kind, n_bytes)
     # Multicast listener reports and the like may go out while the devices come up; nothing else may drop.
-    assert vtep.counters()["drops"] == {}
+    assert set(vtep.counters()["drops"]) <= hosts.STARVED
 
 
 def test_a_bridged_container_behind_the_tap_reaches_the_kernel_peer() -> None:
@@ -85,7 +85,7 @@ def test_a_bridged_container_behind_the_tap_reaches_the_kernel_peer() -> None:
             for kind, n_bytes in (("tcp", 20_000_000), ("udp", 400_000)):
                 container.transfer(two, "10.42.0.2", kind, n_bytes)
                 two.transfer(container, "10.42.0.9", kind, n_bytes)
-            assert vtep.counters()["drops"] == {}
+            assert set(vtep.counters()["drops"]) <= hosts.STARVED
         finally:
             for process in container.processes:
                 process.communicate()

@@ -119,7 +119,7 @@ class Bench:
             "tap", self.tap.fileno(), request.get("mtu", 1450), 0, request.get("superframes", True)
         )
         joins = {name: request.get(name, True) for name in ("join_tcp", "join_udp")}
-        self.lane = Lane(tables(), [(self.port, 4)], [overlay], **joins)
+        self.lane = Lane(tables(), [(self.port, (4,))], [overlay], **joins)
 
     def play(self, preloaded: Preloaded, request: dict[str, Any]) -> None:
         thread = threading.Thread(target=self.lane.run)
