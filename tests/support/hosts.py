@@ -118,10 +118,15 @@ class Host:
 
 
 class VtepProcess:
-    """`vxcore up` or `vxcore run` in a host's namespace; ready when constructed."""
+    """`vxcore up` or `vxcore run` in a host's namespace; ready when constructed.
 
-    def __init__(self, host: Host, *arguments: str, n_segments: int = 1) -> None:
-        self.process = host.start(sys.executable, "-m", "vxcore", *arguments)
+    `before` is the start of the command: a program that runs the rest of it.
+    """
+
+    def __init__(
+        self, host: Host, *arguments: str, n_segments: int = 1, before: tuple[str, ...] = ()
+    ) -> None:
+        self.process = host.start(*before, sys.executable, "-m", "vxcore", *arguments)
         assert self.process.stdout is not None
         self.ready = []
         for _ in range(n_segments):

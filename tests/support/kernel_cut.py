@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 from vxcore.ports import Tap
 
@@ -32,7 +33,7 @@ def plug(tap: Tap) -> socket.socket:
     run("ip link add b0 type bridge mcast_snooping 0")
     run("ethtool -K v0 " + " ".join(OFF))
     for device in (tap.name, "v0", "v1", "b0"):
-        run(f"sysctl -qw net.ipv6.conf.{device}.disable_ipv6=1")
+        Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").write_text("1")
         run(f"ip link set {device} mtu 9000 up" + (" master b0" if device in (tap.name, "v0") else ""))
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     sock.bind(("v1", ETH_P_ALL))
