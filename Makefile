@@ -88,7 +88,7 @@ $(VENV)/.tools: $(VENV)/.python$(VERSION) pyproject.toml
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.tools $(SOURCES)
-	$(BIN)/python setup.py -q build_ext --inplace --parallel "$$(nproc)"
+	$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.built

@@ -81,6 +81,10 @@ def refuse_hint(position, message, env):
 class CythonBuild(build_ext):
     """Runs Cython only when something is built, so that an sdist holds the .pyx and no C."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def build_extensions(self) -> None:
         import Cython.Compiler.Errors
         from Cython.Compiler import Options

