@@ -127,7 +127,7 @@ def test_tables_are_bounded_and_the_rest_has_a_row(
     table = told()[1]["vnis"]
     assert (table["different"], len(table["rows"]), table["overflow"]["packets"]) == (4, 4, 96)
     assert cli.main(["inspect", "in"]) == 0
-    table_row = rf"(?m)^{re.escape(inspect.OVERFLOW)} +96  4\.0 kB$"
+    table_row = rf"(?m)^{re.escape(inspect.OVERFLOW)} +96 +4\.0 kB$"
     assert re.search(table_row, capsys.readouterr().out)
 
 

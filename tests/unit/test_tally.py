@@ -37,6 +37,8 @@ def test_a_tally_counts_what_a_counter_does() -> None:
     assert rows == {number: (packets[number], n_bytes[number]) for number in packets}
     assert (tally.count, len(tally)) == (len(packets), len(packets))
     assert tally.other_packets == 0
+    for limit in (0, 1, 5, 1000):
+        assert tally.rows(limit) == tally.rows()[:limit]
     largest = tally.rows(5)
     assert [size for _, _, size in largest] == sorted(n_bytes.values(), reverse=True)[:5]
 

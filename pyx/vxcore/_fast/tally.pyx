@@ -106,10 +106,13 @@ cdef class Tally:
         return True
 
     def rows(self, limit: int | None = None) -> list[tuple[bytes, int, int]]:
-        """(key, packets, bytes) of those with the most bytes, at most `limit`, the largest first."""
+        """(key, packets, bytes) of those with the most bytes, at most `limit`; then the key decides."""
         used = np.flatnonzero(self._packets)
-        order = used[np.argsort(self._bytes[used], kind="stable")[::-1][:limit]]
-        return [(bytes(self._keys[row]), int(self._packets[row]), int(self._bytes[row])) for row in order]
+        if limit is not None and 0 < limit < len(used):
+            sizes = self._bytes[used]
+            used = used[sizes >= np.partition(sizes, len(used) - limit)[len(used) - limit]]
+        rows = [(bytes(self._keys[row]), int(self._packets[row]), int(self._bytes[row])) for row in used]
+        return sorted(rows, key=lambda row: (-row[2], row[0]))[:limit]
 
 
 def pair_keys(PacketBatch batch not None, at):
