@@ -207,3 +207,14 @@ def test_a_block_larger_than_memory_that_is_cut_short_is_named() -> None:
         frames, _, problem = read_all(data[:-missing])
         assert frames == FRAMES[:1]
         assert f"the file ends inside a block, of which {missing} bytes are missing" in str(problem)
+
+
+def test_a_raised_count_shows_no_packets_of_before() -> None:
+    """A batch's slots are those of its packets: behind the last there is nothing to look at."""
+    reader = Reader(io.BytesIO(pcap([*FRAMES, bytes(70_000)])), 1 << 17, max_packets=40)
+    for expected in (40, 11):
+        assert reader.read() == expected
+        reader.batch.count = 40
+        for n in range(expected, 40):
+            assert reader.batch.length[n] == 0 or pytest.raises(ValueError, reader.batch._check, n)
+    assert reader.read() == 0

@@ -85,7 +85,7 @@ cdef class Reader:
     cdef bint eof, swapped
     cdef Interface *interfaces
     cdef object _interfaces
-    cdef uint32_t n_interfaces
+    cdef uint32_t n_interfaces, n_slots
     cdef uint32_t *slot
     cdef int64_t *time
     cdef uint32_t *original
@@ -217,8 +217,9 @@ cdef class Reader:
             if not (self._block(&n) if self.pcapng else self._record(&n)):
                 break
         self.batch.p.n = n
-        for i in range(n, self.batch.capacity):
-            self.slot[i + 1] = <uint32_t>self.start  # whoever raises count finds empty slots
+        for i in range(n, max(n, self.n_slots)):
+            self.slot[i + 1] = <uint32_t>self.start  # whoever raises count finds no packets of before
+        self.n_slots = n
 
     cdef bint _record(self, uint32_t *n) noexcept nogil:
         cdef const uint8_t *record = self.bytes_ + self.start
