@@ -25,38 +25,7 @@ from vxcore import wire
 from vxcore.verdict import Verdict as VerdictEnum
 
 cdef enum:
-    LAYER_ETHERNET = 0
-    LAYER_IP = 1
-    LAYER_UDP_PAYLOAD = 2
-    TEMPLATE_LEN = 80        # the longest header there is, 74 bytes, to a multiple of 16
-    QUICK_LEN = 64           # copied in one go in front of a frame: an IPv4 tunnel has at most 54
-    PREFETCH = 8             # packets ahead; their headers are then near when their turn comes
-
-# Fields, as distances in front of the inner frame
-cdef enum:
-    VXLAN_AT = 8
-    UDP_AT = 16
-    IPV4_AT = 36
-    IPV6_AT = 56
-
-cdef enum TunnelFlags:
-    TOS_INHERIT = 1
-    TTL_INHERIT = 2
-    DF_SET = 4
-    DF_INHERIT = 8
-    UDP_CHECK = 16
-    ECN_LINUX = 32
-    LABEL_HASH = 64
-    VLAN_STRIP = 128
-    VLAN_PASS = 256
-    WITH_GBP = 512
-    SYMMETRIC = 1024
-    # What a tunnel with default settings has none of, see encap_quick.
-    RARE = TOS_INHERIT | TTL_INHERIT | DF_INHERIT | UDP_CHECK | ECN_LINUX | WITH_GBP | SYMMETRIC
-
-cdef enum:
     DEFAULT_TTL = 64         # for an inner packet that has none to inherit
-    IPV4_DF = 0x4000
     # Linux's VXLAN_GBP word (uapi/linux/if_link.h) and where its bits stand in the header
     GBP_ID = 0xFFFF
     GBP_D = 0x400000
@@ -286,10 +255,6 @@ cdef inline bint encap_quick(const Packets *p, uint32_t i, Template *t, uint32_t
     return True
 
 
-cdef inline uint16_t port_of(const Template *t, uint32_t hashed) noexcept nogil:
-    return <uint16_t>(t.port_min + (<uint64_t>hashed * t.n_ports >> 32))
-
-
 cdef Verdict encap_one(const Packets *p, uint32_t i, Template *t, int layer) noexcept nogil:
     cdef uint32_t offset = p.offset[i]
     cdef uint32_t length = p.length[i]
@@ -361,7 +326,7 @@ cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint3
     if t.version == 4:
         put_ipv4(udp - VX_IPV4_LEN, VX_IPV4_LEN + udp_len, t, tos, ttl if ttl else t.ttl, t.flags & DF_SET)
     else:
-        put_ipv6(udp - VX_IPV6_LEN, udp_len, t, hashed, tos, ttl if ttl else t.ttl)
+        put_ipv6(udp - VX_IPV6_LEN, udp_len, label_of(t, hashed), tos, ttl if ttl else t.ttl)
     return header_len
 
 
@@ -404,39 +369,13 @@ cdef inline void patch_ipv4(uint8_t *frame, uint32_t length, Template *t, const 
     put_ipv4(frame - IPV4_AT, length + IPV4_AT, t, tos, outer_ttl(t, flow), df)
 
 
-cdef inline void put_ipv4(uint8_t *ip, uint32_t total_len, Template *t, uint8_t tos, uint8_t ttl,
-                          bint df) noexcept nogil:
-    """Patch an IPv4 header and its checksum; with DF the identification is 0 (RFC 6864 section 4.1)."""
-    cdef uint32_t identification = 0, fragment = IPV4_DF, sum
-    if not df:
-        identification, fragment = t.ip_id, 0
-        t.ip_id += 1
-    # Summed from registers: to load what was just stored in pieces would stall.
-    sum = t.ip_sum + tos + total_len + identification + fragment + (<uint32_t>ttl << 8)
-    sum = (sum & 0xFFFF) + (sum >> 16)
-    vx_store32(ip, 0x45000000u | <uint32_t>tos << 16 | total_len)
-    vx_store32(ip + 4, identification << 16 | fragment)
-    ip[8] = ttl
-    vx_store16(ip + 10, ~<uint16_t>(sum + (sum >> 16)))
-
-
 cdef inline void patch_ipv6(uint8_t *frame, uint32_t length, const Template *t, const Flow *flow,
                             uint8_t tos) noexcept nogil:
-    put_ipv6(frame - IPV6_AT, length + UDP_AT, t, flow.hash, tos, outer_ttl(t, flow))
+    put_ipv6(frame - IPV6_AT, length + UDP_AT, label_of(t, flow.hash), tos, outer_ttl(t, flow))
 
 
-cdef inline void put_ipv6(uint8_t *ip, uint32_t udp_len, const Template *t, uint32_t hashed, uint8_t tos,
-                          uint8_t ttl) noexcept nogil:
-    cdef uint32_t label = hashed & 0xFFFFF if t.flags & LABEL_HASH else t.label
-    vx_store32(ip, <uint32_t>6 << 28 | <uint32_t>tos << 20 | label)
-    vx_store16(ip + 4, <uint16_t>udp_len)
-    ip[7] = ttl
-
-
-cdef inline uint64_t pseudo(const uint8_t *ip, uint8_t version, uint32_t udp_len) noexcept nogil:
-    """The sum over UDP's pseudo-header (RFC 768, RFC 8200 section 8.1)."""
-    cdef uint64_t sum = <uint64_t>vx_be16(PROTO_UDP) + vx_be16(<uint16_t>udp_len)
-    return vx_csum_add(ip + 12, 8, sum) if version == 4 else vx_csum_add(ip + 8, 32, sum)
+cdef inline uint32_t label_of(const Template *t, uint32_t hashed) noexcept nogil:
+    return hashed & 0xFFFFF if t.flags & LABEL_HASH else t.label
 
 
 cdef void put_udp_checksum(uint8_t *frame, uint32_t length, uint8_t version) noexcept nogil:
@@ -454,19 +393,6 @@ cdef inline void put_gbp(uint8_t *vxlan, uint32_t word) noexcept nogil:
 
 
 # -- decapsulation -------------------------------------------------------------------------------
-
-
-cdef enum RuleFlags:
-    STRICT = 1
-    IGNORE_CHECKSUM = 2
-    REQUIRE_CHECKSUM = 4
-    ACCEPT_ZERO6 = 8
-    IGNORE_ECN = 16
-    IN_VLAN_STRIP = 32
-    IN_VLAN_PASS = 64
-    IN_GBP = 128
-    IN_GPE = 256
-    IN_TRUNCATED = 512
 
 
 cdef class Rules:
@@ -588,7 +514,7 @@ cdef Verdict decap_one(const Packets *p, uint32_t i, const RuleBits *rules, int 
     if not in_slot(p, i, offset, length):
         return BAD_SLOT
     w.packet = p.mem + offset
-    w.at, w.end, w.version, w.missing = 0, length, 0, 0
+    w.at, w.end, w.version, w.missing, w.verified = 0, length, 0, 0, False
     w.vni = w.gbp = 0
     w.protocol = 0
     w.source_port = p.source_port[i] if layer == LAYER_UDP_PAYLOAD else 0
@@ -620,11 +546,11 @@ cdef Verdict walk_to_vxlan(Walk *w, uint8_t *packet, uint32_t length, const Rule
     """For ports: check all that is in front of the VXLAN header of a packet that starts at Ethernet."""
     w.packet = packet
     w.at, w.end, w.version, w.missing = 0, length, 0, 0
-    w.tos, w.source_port = 0, 0
+    w.tos, w.source_port, w.verified = 0, 0, False
     return walk_outer(w, rules, LAYER_ETHERNET)
 
 
-cdef inline Verdict walk_outer(Walk *w, const RuleBits *rules, int layer) noexcept nogil:
+cdef Verdict walk_outer(Walk *w, const RuleBits *rules, int layer) noexcept nogil:
     cdef Verdict verdict = DELIVERED
     cdef uint16_t ethertype
     if layer == LAYER_UDP_PAYLOAD:
@@ -756,7 +682,7 @@ cdef inline Verdict check_udp(const Walk *w, const uint8_t *udp, uint32_t udp_le
         if flags & REQUIRE_CHECKSUM or (w.version == 6 and not flags & ACCEPT_ZERO6):
             return ZERO_CHECKSUM
         return DELIVERED
-    if udp_len > w.end - w.at + VX_UDP_LEN:
+    if w.verified or udp_len > w.end - w.at + VX_UDP_LEN:
         return DELIVERED  # cut short: nobody can tell
     if vx_csum_fold(vx_csum_add(udp, udp_len, pseudo(w.packet + w.ip_off, w.version, udp_len))) != 0xFFFF:
         return UDP_CHECKSUM
