@@ -219,7 +219,9 @@ def _between(low: int, high: int) -> Callable[[str], int]:
     argument("--udp6zerocsumtx", action="store_true", default=None, help="send none over IPv6"),
     argument("--udp6zerocsumrx", action="store_true", default=None, help="require none over IPv6"),
     argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
-    argument("--kind", metavar="udp|tap", help="what the underlay port is (udp)"),
+    argument(
+        "--underlay", dest="kind", metavar="KIND", help="what the underlay port is: udp, packet, tap (udp)"
+    ),
     argument("--via", metavar="NAME", help="device of an underlay port of kind tap (vxu0)"),
     argument("--lanes", dest="count", type=_number, metavar="N", help="threads that carry packets (1)"),
     argument("--cpus", type=_number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),

@@ -72,6 +72,10 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The IP network below: our own addresses and ports, and how outer headers are filled."""
 
+    kind: Literal["udp", "packet", "tap"] = "udp"
+    """UDP sockets; packet sockets, that pass by this host's IP stack and its firewall; or a TAP behind
+    which this host routes `local`.
+    """
     local: Annotated[tuple[IPAddress, ...], Meta(description=f"{IP_FORM}, or a list with one of each")] = ()
     """At most one address of a family; none: chosen by the route to the first remote."""
     dstport: Annotated[int, _PORT] = 4789
@@ -97,8 +101,6 @@ class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Accept zero UDP checksums over IPv6 (RFC 6935)."""
     dev: Annotated[str, _DEVICE_NAME] | None = None
     """Device that the underlay sockets are bound to."""
-    kind: Literal["udp", "tap"] = "udp"
-    """UDP sockets of this host's address, or a TAP behind which this host routes `local`."""
     via: Annotated[str, _DEVICE_NAME] = "vxu0"
     """Name of the TAP of kind "tap", which must not exist."""
     reserved: Literal["ignore", "strict"] = "ignore"
@@ -344,7 +346,7 @@ def _explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: st
 
 # The command line
 
-_OPTION_NAMES = {"remotes": "--remote", "learning": "--nolearning", "count": "--lanes"}
+_OPTION_NAMES = {"remotes": "--remote", "learning": "--nolearning", "count": "--lanes", "kind": "--underlay"}
 
 
 def _switched_off(names: list[str]) -> dict[str, bool]:

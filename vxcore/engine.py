@@ -16,16 +16,22 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
+from vxcore._fast.packet import PacketPort
 from vxcore._fast.table import Tables
 from vxcore._fast.tap import TapPort
 from vxcore._fast.udp import UdpPort
 from vxcore.config import Segment, Settings
 from vxcore.errors import ConfigError
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
+from vxcore.nexthops import NextHops
+from vxcore.packet import PacketUnderlay
 from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to, scope_of
 from vxcore.verdict import Verdict
+
+AnyPort = UdpPort | PacketPort | GsoTapPort
 
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
@@ -69,14 +75,15 @@ class Vtep:
             undo.callback(tap.close)
             self._taps.append(tap)
         self._fill_tables()
+        self._next_hops = self._start_next_hops(undo) if underlay.kind == "packet" else None
         self._lanes = [self._make_lane(n) for n in range(n_lanes)]
         for n, lane in enumerate(self._lanes):
             self._start(n, lane, undo)
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         underlay = self.settings.underlay
-        self._udps: list[UdpUnderlay] = []
-        self._underlay_ports: list[UdpPort | GsoTapPort] = []
+        self._udps: list[UdpUnderlay | PacketUnderlay] = []
+        self._underlay_ports: list[AnyPort] = []
         self._tap: UnderlayTap | None = None
         if underlay.kind == "tap":
             peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
@@ -84,8 +91,9 @@ class Vtep:
             self._tap = UnderlayTap(underlay, self.locals, n_lanes, mtu)
             undo.callback(self._tap.close)
             return
+        kind = PacketUnderlay if underlay.kind == "packet" else UdpUnderlay
         for local in self.locals:
-            udp = UdpUnderlay(underlay, local, n_lanes, self.settings.offload)
+            udp = kind(underlay, local, n_lanes, self.settings.offload)
             undo.callback(udp.close)
             self._udps.append(udp)
 
@@ -162,18 +170,44 @@ class Vtep:
             busy_poll_us=self.settings.lanes.busy_poll,
         )
 
-    def _open_ports(self, number: int) -> list[tuple[UdpPort | GsoTapPort, tuple[int, ...]]]:
+    def _open_ports(self, number: int) -> list[tuple[AnyPort, tuple[int, ...]]]:
         """The underlay ports of a lane, each with the IP families that it sends."""
-        if self._tap is None:
-            return [(self._udp_port(udp, number), (udp.local.version,)) for udp in self._udps]
-        families = tuple(local.version for local in self.locals)
-        return [(self._tap.port(number, self._tap.tunnels(self._remotes)), families)]
+        if self._tap is not None:
+            families = tuple(local.version for local in self.locals)
+            return [(self._tap.port(number, self._tap.tunnels(self._remotes)), families)]
+        return [(self._underlay_port(udp, number), (udp.local.version,)) for udp in self._udps]
 
-    def _udp_port(self, udp: UdpUnderlay, number: int) -> UdpPort:
+    def _start_next_hops(self, undo: ExitStack) -> NextHops:
+        hops = NextHops(self.settings.underlay, self.locals, self._remotes)
+        undo.callback(hops.close)
+        hops.start()
+        return hops
+
+    def _underlay_port(self, udp: UdpUnderlay | PacketUnderlay, number: int) -> UdpPort | PacketPort:
+        if isinstance(udp, PacketUnderlay):
+            return self._packet_port(udp, number)
         pool = [(single.fileno(), run.fileno() if run else -1) for single, run in udp.pool]
         name = f"udp {udp.local} port {self.settings.underlay.dstport}"
         return UdpPort(
             name, udp.receivers[number].fileno(), udp.routes[number].fileno(), pool, udp.local.version
+        )
+
+    def _packet_port(self, packet: PacketUnderlay, number: int) -> PacketPort:
+        underlay = self.settings.underlay
+        assert self._next_hops is not None
+        return PacketPort(
+            f"packet {packet.local} port {underlay.dstport}",
+            packet.receivers[number].fileno(),
+            packet.senders[number].fileno(),
+            packet.local.version,
+            packet.ring.blocks,
+            packet.ring.slot_len,
+            self._next_hops.table,
+            Rules(
+                ports=(underlay.dstport,),
+                zero_checksum6="accept" if underlay.udp6zerocsumrx else "drop",
+            ),
+            gso=packet.gso,
         )
 
     def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
@@ -211,8 +245,16 @@ class Vtep:
         counts[Verdict.OVERLAY_OVERRUN] = sum(tap.overruns() for tap in self._taps)
         drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
-        fdb = self._tables.fdb_counters()
-        return {"segments": segments, "drops": drops, "fdb": fdb, "lanes": lanes, "offloads": self.offloads()}
+        counted = {
+            "segments": segments,
+            "drops": drops,
+            "fdb": self._tables.fdb_counters(),
+            "lanes": lanes,
+            "offloads": self.offloads(),
+        }
+        if self._next_hops is not None:
+            counted["next_hops"] = self._next_hops.states()
+        return counted
 
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
@@ -220,7 +262,10 @@ class Vtep:
         probed = {
             "tap_tso": all(tap.superframes for tap in self._taps),
             "tap_uso": all(tap.uso for tap in self._taps),
-            **{name: all(getattr(udp, name.removeprefix("udp_")) for udp in self._udps) for name in _OF_UDP},
+            **{
+                name: all(getattr(udp, name.removeprefix("udp_"), True) for udp in self._udps)
+                for name in _OF_UDP
+            },
         }
         states = {name: _state(getattr(wanted, name), works) for name, works in probed.items()}
         states["join"] = _state(wanted.join, True)

@@ -316,7 +316,7 @@ def _receiver(settings: Underlay, local: IPAddress, shared: bool) -> socket.sock
     try:
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _force_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+        set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
         if local.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         else:
@@ -338,8 +338,8 @@ def _sender(
 ) -> socket.socket:
     sock = _udp_socket(settings, local.version)
     try:
-        _let_nothing_in(sock)
-        _force_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+        attach_filter(sock, _NOTHING)
+        set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
         (_set_ipv4 if local.version == 4 else _set_ipv6)(sock, settings)
         for option in options:
             sock.setsockopt(*option)
@@ -367,15 +367,36 @@ def _set_ipv6(sock: socket.socket, settings: Underlay) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, settings.ttl)
 
 
-def _let_nothing_in(sock: socket.socket) -> None:
-    """Attach the one-instruction BPF program `return 0` (linux/filter.h)."""
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    sock.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
-    )
+Instruction = tuple[int, int, int, int]
+_NOTHING: list[Instruction] = [(0x06, 0, 0, 0)]  # return 0
 
 
-def _force_buffer(sock: socket.socket, force: int, ask: int) -> None:
+def attach_filter(sock: socket.socket, program: list[Instruction]) -> None:
+    """Let in what a classic BPF program lets in; its instructions are code, jt, jf, k (linux/filter.h)."""
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    fprog = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+
+def port_keeper(settings: Underlay, local: IPAddress, joins: bool) -> socket.socket:
+    """A UDP socket that has our port and lets nothing in, for those who receive by other means.
+
+    `joins` asks the kernel to join datagrams of one flow before anybody sees them (UDP_GRO).
+    """
+    sock = _udp_socket(settings, local.version)
+    try:
+        attach_filter(sock, _NOTHING)
+        if joins:
+            _turn_on(sock, _UDP_GRO, 1)
+        _bind(sock, local, settings.dstport, settings.dev)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def set_buffer(sock: socket.socket, force: int, ask: int) -> None:
+    """Ask for a large buffer, with the option that needs privileges or with the one that does not."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER_LEN)
     except PermissionError:  # as large as net.core.*mem_max allows

@@ -217,3 +217,8 @@ class Verdict(IntEnum):
         "the capture's link type is not one that we can read",
         "capture on an Ethernet, cooked or raw IP device, or convert the file",
     )
+    NO_NEXT_HOP = (
+        36,
+        "the link address on the way to the remote is not known (yet)",
+        "nothing for the first packets; otherwise look at `ip route get REMOTE` and `ip neighbour`",
+    )

@@ -2,6 +2,8 @@
 #ifndef VX_ATOMIC_H
 #define VX_ATOMIC_H
 
+#include <stdint.h>
+
 #define vx_get(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define vx_get_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define vx_get_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -24,5 +26,23 @@
 #else
 #define vx_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #endif
+
+/* What was written before the word was stored is seen by who loads it so. */
+static inline uint32_t vx_load_acquire(const uint32_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+static inline void vx_store_release(uint32_t *p, uint32_t value)
+{
+    __atomic_store_n(p, value, __ATOMIC_RELEASE);
+}
+
+/* A plain read that comes before the load of a word that is to prove it good. */
+static inline uint32_t vx_load_after_reads(const uint32_t *p)
+{
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
 
 #endif

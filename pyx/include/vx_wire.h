@@ -40,6 +40,7 @@ static_assert(sizeof(struct vx_vnet_tunnel) == 24, "a virtio-net header with a h
 
 enum {
     VX_VNET_NEEDS_CSUM = 1,
+    VX_VNET_DATA_VALID = 2,  /* the checksum was verified */
     VX_VNET_TUNNEL_CSUM = 8, /* the outer UDP checksum of a super-frame in a tunnel is partial, too */
     VX_VNET_GSO_NONE = 0,
     VX_VNET_GSO_TCPV4 = 1,

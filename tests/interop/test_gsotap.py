@@ -38,7 +38,7 @@ class Behind:
     def vtep(self, remote: str, family: int, *options: str) -> VtepProcess:
         self.route()
         ends = ("--local", self.address(family), "--remote", remote)
-        kind = ("--kind", "tap", "--via", "vxu")
+        kind = ("--underlay", "tap", "--via", "vxu")
         vtep = VtepProcess(self.host, "up", "--vni", "42", *ends, "--tap", "vx42", *kind, *options)
         self.host.overlay("vx42")
         return vtep
@@ -76,14 +76,17 @@ def test_everything_crosses_both_ways(lan: Lan, peer: str, family: int, mode: st
         for kind, n_bytes in (("tcp", 10_000_000), ("udp", 200_000)):
             one.transfer(two, target_two, kind, n_bytes)
             two.transfer(one, target_one, kind, n_bytes)
-    assert set(vtep.counters()["drops"]) <= hosts.STARVED | {"not_udp", "not_ip"}  # what this host says to the new device
+    assert set(vtep.counters()["drops"]) <= hosts.STARVED | {
+        "not_udp",
+        "not_ip",
+    }  # what this host says to the new device
 
 
 def test_a_host_that_does_not_forward_is_told_so(lan: Lan) -> None:
     one, two = lan.hosts
     one.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
     command = ("up", "--vni", "42", "--local", "192.0.2.101", "--remote", two.v4, "--tap", "vx42")
-    done = one.run(sys.executable, "-m", "vxcore", *command, "--kind", "tap", check=False)
+    done = one.run(sys.executable, "-m", "vxcore", *command, "--underlay", "tap", check=False)
     assert done.returncode == 2
     assert 'kind "tap": this host does not forward IPv4; `sysctl -w net.ipv4.ip_forward=1`' in done.stderr
     assert "vxu0" not in one.ip("link").stdout
@@ -93,7 +96,7 @@ def test_an_existing_device_is_not_taken(lan: Lan) -> None:
     one, two = lan.hosts
     one.ip("link", "add", "vxu0", "type", "bridge")
     command = ("up", "--vni", "42", "--local", "192.0.2.101", "--remote", two.v4, "--tap", "vx42")
-    done = one.run(sys.executable, "-m", "vxcore", *command, "--kind", "tap", check=False)
+    done = one.run(sys.executable, "-m", "vxcore", *command, "--underlay", "tap", check=False)
     assert done.returncode == 2
     assert "via vxu0: that device exists; give the name of a new device" in done.stderr
 

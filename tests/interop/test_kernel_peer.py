@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,19 +22,22 @@ def nothing_is_left() -> Iterator[None]:
     assert hosts.namespaces_of_this_process() == []
 
 
+UNDERLAYS = ("udp", "packet")
+
+
 @pytest.fixture(
-    params=[(4, "offload"), (4, "wire"), (6, "offload"), (6, "wire")], ids=lambda p: f"v{p[0]}-{p[1]}"
+    params=itertools.product((4, 6), ("offload", "wire"), UNDERLAYS), ids=lambda p: f"v{p[0]}-{p[1]}-{p[2]}"
 )
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Lan, VtepProcess, int]]:
     """Host 1 runs vxcore, host 2 the kernel's device."""
-    family, mode = request.param
+    family, mode, underlay = request.param
     with Lan(2) as lan:
         if mode == "wire":
             require_tool("ethtool")
             lan.wire_mode()
         one, two = lan.hosts
         two.kernel_vxlan([one], family=family)
-        yield lan, lan.vtep(one, family=family), family
+        yield lan, lan.vtep(one, "--underlay", underlay, family=family), family
 
 
 def test_everything_crosses_both_ways(pair: tuple[Lan, VtepProcess, int]) -> None:
@@ -92,22 +96,25 @@ def test_a_bridged_container_behind_the_tap_reaches_the_kernel_peer() -> None:
             hosts.run("ip", "netns", "delete", container.namespace)
 
 
-def test_a_packet_with_an_unknown_vni_is_dropped_and_counted() -> None:
+@pytest.mark.parametrize("underlay", UNDERLAYS)
+def test_a_packet_with_an_unknown_vni_is_dropped_and_counted(underlay: str) -> None:
     with Lan(2) as lan:
         one, two = lan.hosts
         two.kernel_vxlan([one], vni=43)
-        vtep = lan.vtep(one)
+        vtep = lan.vtep(one, "--underlay", underlay)
         assert not two.pings("10.42.0.1")
         assert wait_until(lambda: vtep.drops("unknown_vni"), "counted as unknown_vni")
         assert vtep.counters()["segments"][0]["rx_packets"] == 0
 
 
-def test_a_stranger_is_refused_and_counted() -> None:
+@pytest.mark.parametrize("underlay", UNDERLAYS)
+def test_a_stranger_is_refused_and_counted(underlay: str) -> None:
     with Lan(3) as lan:
         one, two, stranger = lan.hosts
         two.kernel_vxlan([one])
         stranger.kernel_vxlan([one])
-        vtep = VtepProcess(one, "up", "--vni", "42", "--local", one.v4, "--remote", two.v4, "--tap", "vx42")
+        ends = ("--local", one.v4, "--remote", two.v4, "--underlay", underlay)
+        vtep = VtepProcess(one, "up", "--vni", "42", *ends, "--tap", "vx42")
         one.overlay("vx42")
         one.ping("10.42.0.2")
         assert not stranger.pings("10.42.0.1")
@@ -266,12 +273,13 @@ WRONG = (
 )
 
 
+@pytest.mark.parametrize("underlay", UNDERLAYS)
 @pytest.mark.parametrize("udpcsum", [False, True])
-def test_tshark_finds_nothing_wrong_in_what_we_send(udpcsum: bool) -> None:
+def test_tshark_finds_nothing_wrong_in_what_we_send(udpcsum: bool, underlay: str) -> None:
     tshark = require_tool("tshark")
     # Runs that the kernel cuts have a checksum (UDP_SEGMENT needs it); all else is as asked for.
     options = ["--udpcsum"] if udpcsum else ["--no-offload", "udp_gso"]
-    file = capture_of_a_transfer("--ttl", "9", "--tos", "0x20", *options)
+    file = capture_of_a_transfer("--ttl", "9", "--tos", "0x20", "--underlay", underlay, *options)
     reading = (tshark, "-n", "-r", file, *CHECKS)
     columns = ("-T", "fields", "-E", "occurrence=f", *(word for field in FIELDS for word in ("-e", field)))
     try:

@@ -23,7 +23,7 @@ FLOORS = [
     "config",
     "_fast",
     "ports capture scapy",
-    "gsotap",
+    "packet nexthops gsotap",
     "engine",
     "daemon",
     "lab",
@@ -40,14 +40,15 @@ FAST_FLOORS = [
     "codec pcap vlan links tally",
     "table",
     "port",
-    "udp tap gso gro icmp",
+    "hops packet_ring",
+    "udp tap packet gso gro icmp",
     "gsotap",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
-KNOW_FAST = {"__init__", "ports", "gsotap", "capture", "scapy", "engine"}
+KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "capture", "scapy", "engine"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

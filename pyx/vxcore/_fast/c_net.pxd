@@ -19,6 +19,8 @@ cdef extern from "vx_net.h" nogil:
         IPV6_HOPLIMIT
         MSG_DONTWAIT
         MSG_TRUNC
+        SOL_SOCKET
+        SO_ERROR
     cdef struct iovec:
         void *iov_base
         size_t iov_len
@@ -53,6 +55,8 @@ cdef extern from "vx_net.h" nogil:
     int sendmmsg(int fd, mmsghdr *msgs, unsigned int n, int flags)
     int connect(int fd, const sockaddr *name, unsigned int length)
     ssize_t sendmsg(int fd, const msghdr *msg, int flags)
+    ssize_t recvmsg(int fd, msghdr *msg, int flags)
+    int getsockname(int fd, sockaddr *name, unsigned int *length)
     ssize_t writev(int fd, const iovec *parts, int n)
     int getsockopt(int fd, int level, int option, void *value, unsigned int *length)
     uint8_t vx_received_tos(msghdr *msg)

@@ -13,6 +13,7 @@ cdef extern from "vx_wire.h" nogil:
         VX_VNI_FLAG
         VX_VNET_NEEDS_CSUM
         VX_VNET_TUNNEL_CSUM
+        VX_VNET_DATA_VALID
         VX_VNET_GSO_NONE
         VX_VNET_GSO_TCPV4
         VX_VNET_GSO_TCPV6

@@ -1,0 +1,244 @@
+"""Open packet sockets: their filters, rings and fanout groups.
+
+Place in the house: above ports, below engine. Set-up only, as in ports. A packet socket takes its
+packets before the host's IP stack and its firewall, and beside them: so a UDP socket that reads
+nothing keeps our port, or the stack would answer each packet with an ICMP error.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import socket
+import struct
+from contextlib import ExitStack
+
+from vxcore.config import Offload, Underlay
+from vxcore.errors import UnsupportedError
+from vxcore.ports import Instruction, IPAddress, attach_filter, port_keeper, set_buffer
+from vxcore.wire import ETH_LEN, IPV6_LEN
+
+log = logging.getLogger("vxcore")
+
+# linux/if_packet.h
+_SOL_PACKET = 263
+_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _COPY_THRESH, _VERSION, _RESERVE = 1, 5, 6, 7, 10, 12
+_VNET_HDR, _FANOUT, _IGNORE_OUTGOING = 15, 18, 23
+_TPACKET_V2 = 1
+_FANOUT_HASH, _FANOUT_UNIQUE_ID, _FANOUT_IGNORE_OUTGOING = 0, 0x2000, 0x4000
+_SO_RCVBUFFORCE = 33
+
+_ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
+_SLOT_ROOM = 256  # port.pxd
+_SLOT_HEAD = 80 + _SLOT_ROOM + 16  # what the kernel puts in front of a packet, at the most
+_RING_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20
+_LARGEST_USUAL = 1514 + 4
+
+
+class RingSize:
+    """Slots for packets of usual size, of an odd multiple of 64 bytes so that they spread over a cache."""
+
+    def __init__(self, largest: int) -> None:
+        self.slot_len = (_SLOT_HEAD + largest + 63 | 64) & ~63
+        self.block_len = max(_BLOCK_BYTES, -(-self.slot_len // mmap.PAGESIZE) * mmap.PAGESIZE)
+        self.n_blocks = _RING_BYTES // self.block_len
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Their number, and the bytes of each."""
+        return self.n_blocks, self.block_len
+
+    def request(self) -> bytes:
+        """A struct tpacket_req."""
+        n_slots = self.n_blocks * (self.block_len // self.slot_len)
+        return struct.pack("=4I", self.block_len, self.n_blocks, self.slot_len, n_slots)
+
+
+class PacketUnderlay:
+    """The packet sockets of one local address: a receiver with a ring and a sender for each lane.
+
+    Receivers see every interface, or `dev` alone, as a UDP socket would; several share a fanout
+    group, by which packets of one flow stay with one of them. Raises UnsupportedError when the kernel
+    lacks what is needed, OSError or ConfigError as UdpUnderlay does.
+    """
+
+    def __init__(
+        self, settings: Underlay, local: IPAddress, n_lanes: int = 1, offload: Offload | None = None
+    ) -> None:
+        self.local = local
+        self.ring = RingSize(_LARGEST_USUAL)
+        self.receivers: list[socket.socket] = []
+        self.senders: list[socket.socket] = []
+        self._dropped = 0
+        offload = offload or Offload()
+        self.gso = offload.udp_gso
+        with ExitStack() as undo:
+            self._keeper = port_keeper(settings, local, joins=offload.udp_gro)
+            undo.callback(self.close)
+            for _ in range(n_lanes):
+                self.receivers.append(self._receiver(settings))
+                self.senders.append(_packet_socket())
+            _share(self.receivers)
+            undo.pop_all()
+
+    def _receiver(self, settings: Underlay) -> socket.socket:
+        protocol = _ETH_P_IP if self.local.version == 4 else _ETH_P_IPV6
+        sock = _packet_socket(protocol)
+        try:
+            if settings.dev:
+                sock.bind((settings.dev, protocol))
+            attach_filter(sock, our_packets(self.local, settings.dstport))
+            _set_ring(sock, self.ring)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def overruns(self) -> int:
+        """Packets that the kernel dropped because our rings were full."""
+        self._dropped += sum(_ring_drops(sock) for sock in self.receivers)
+        return self._dropped
+
+    def close(self) -> None:
+        for sock in [*self.receivers, *self.senders]:
+            sock.close()
+        self.receivers.clear()
+        self.senders.clear()
+        self._keeper.close()
+
+
+def _packet_socket(protocol: int = 0) -> socket.socket:
+    """A packet socket on all devices with a virtio-net header in front of each packet; 0: receives none."""
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+    except PermissionError as error:
+        text = "no permission to open a packet socket; root or CAP_NET_RAW is needed"
+        raise PermissionError(error.errno, text) from None
+    except OSError as error:
+        raise UnsupportedError(f"packet sockets: {error.strerror}; the kernel lacks AF_PACKET") from None
+    sock.setblocking(False)
+    try:
+        sock.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
+    except OSError as error:
+        sock.close()
+        raise UnsupportedError(f"packet sockets: PACKET_VNET_HDR: {error.strerror}") from None
+    return sock
+
+
+def _set_ring(sock: socket.socket, size: RingSize) -> None:
+    """Set the ring up; the kernel forgets what was queued before, when there was no filter."""
+    set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+    try:
+        sock.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
+        sock.setsockopt(_SOL_PACKET, _RESERVE, _SLOT_ROOM)
+        sock.setsockopt(_SOL_PACKET, _COPY_THRESH, 1)
+        sock.setsockopt(_SOL_PACKET, _RX_RING, size.request())
+    except OSError as error:
+        code = error.errno or errno.EIO
+        if code == errno.ENOMEM:
+            raise OSError(code, f"packet socket: no memory for a ring of {_RING_BYTES} bytes") from None
+        raise UnsupportedError(f"packet socket: its ring: {os.strerror(code)}") from None
+
+
+def _share(sockets: list[socket.socket], flags: int = 0) -> None:
+    """Put them in one fanout group, which spreads flows over them; the kernel chooses its number."""
+    if len(sockets) < 2:
+        return
+    kind = _FANOUT_HASH | flags
+    sockets[0].setsockopt(_SOL_PACKET, _FANOUT, (kind | _FANOUT_UNIQUE_ID) << 16)
+    group = sockets[0].getsockopt(_SOL_PACKET, _FANOUT) & 0xFFFF
+    for sock in sockets[1:]:
+        sock.setsockopt(_SOL_PACKET, _FANOUT, kind << 16 | group)
+
+
+def _ring_drops(sock: socket.socket) -> int:
+    """Since the last call, for the kernel counts anew after each."""
+    _, drops = struct.unpack("=II", sock.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+    return int(drops)
+
+
+# Filters: classic BPF (linux/filter.h, linux/bpf_common.h) over a packet, Ethernet first
+
+_LD_W, _LD_H, _LD_B, _LD_H_X = 0x20, 0x28, 0x30, 0x48
+_LDX, _LDX_IHL, _TAX = 0x01, 0xB1, 0x07
+_ADD, _LSH, _RET = 0x04, 0x64, 0x06
+_JA, _JEQ, _JSET = 0x05, 0x15, 0x45
+_PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+_PACKET_HOST = 0
+_WHOLE = 0x40000
+
+_IPV4_FRAGMENT, _IPV4_PROTOCOL, _IPV4_DESTINATION = ETH_LEN + 6, ETH_LEN + 9, ETH_LEN + 16
+_IPV6_NEXT, _IPV6_DESTINATION, _IPV6_PAYLOAD = ETH_LEN + 6, ETH_LEN + 24, ETH_LEN + IPV6_LEN
+_UDP_DESTINATION = ETH_LEN + 2  # behind an IP header of X bytes
+
+# A label, or an instruction: code and operand, and of a jump the labels it goes to if true and if
+# false ("": the next instruction).
+Line = str | tuple[int, int] | tuple[int, int, str, str]
+
+
+def our_packets(local: IPAddress, port: int) -> list[Instruction]:
+    """Lets in what this host would deliver to a UDP socket with this address and port.
+
+    Of a datagram in fragments the first comes in, to be counted; the others name no port, and are left
+    to the host's stack. Over IPv6 one extension header may stand in front of UDP.
+    """
+    return _assemble(
+        [
+            *((_LD_W, _PACKET_TYPE), (_JEQ, _PACKET_HOST, "", "drop")),
+            *(_to_ipv4(local.packed) if local.version == 4 else _to_ipv6(local.packed)),
+            *("udp", (_LD_H_X, _UDP_DESTINATION), (_JEQ, port, "", "drop")),
+            *((_RET, _WHOLE), "drop", (_RET, 0)),
+        ]
+    )
+
+
+def _to_ipv4(address: bytes) -> list[Line]:
+    """UDP to the address, but a fragment behind the first; X is where the UDP header stands."""
+    return [
+        *((_LD_W, _IPV4_DESTINATION), (_JEQ, int.from_bytes(address, "big"), "", "drop")),
+        *((_LD_B, _IPV4_PROTOCOL), (_JEQ, socket.IPPROTO_UDP, "", "drop")),
+        *((_LD_H, _IPV4_FRAGMENT), (_JSET, 0x1FFF, "drop", "")),
+        (_LDX_IHL, ETH_LEN),
+    ]
+
+
+def _to_ipv6(address: bytes) -> list[Line]:
+    lines: list[Line] = []
+    for at, word in enumerate(struct.unpack("!4I", address)):
+        lines += [(_LD_W, _IPV6_DESTINATION + 4 * at), (_JEQ, word, "", "drop")]
+    return [
+        *lines,
+        *((_LDX, IPV6_LEN), (_LD_B, _IPV6_NEXT), (_JEQ, socket.IPPROTO_UDP, "udp", "")),
+        *((_JEQ, socket.IPPROTO_FRAGMENT, "fragment", ""), (_JEQ, socket.IPPROTO_HOPOPTS, "extension", "")),
+        *((_JEQ, socket.IPPROTO_ROUTING, "extension", ""), (_JEQ, socket.IPPROTO_DSTOPTS, "", "drop")),
+        *("extension", (_LD_B, _IPV6_PAYLOAD), (_JEQ, socket.IPPROTO_UDP, "", "drop")),
+        *((_LD_B, _IPV6_PAYLOAD + 1), (_ADD, 1), (_LSH, 3), (_ADD, IPV6_LEN), (_TAX, 0)),
+        *((_JA, 0, "udp", ""), "fragment"),
+        *((_LD_B, _IPV6_PAYLOAD), (_JEQ, socket.IPPROTO_UDP, "", "drop")),
+        *((_LD_H, _IPV6_PAYLOAD + 2), (_JSET, 0xFFF8, "drop", ""), (_LDX, IPV6_LEN + 8)),
+    ]
+
+
+def _assemble(lines: list[Line]) -> list[Instruction]:
+    """Turn labels into distances."""
+    labels: dict[str, int] = {}
+    instructions: list[tuple[int, int] | tuple[int, int, str, str]] = []
+    for line in lines:
+        if isinstance(line, str):
+            labels[line] = len(instructions)
+        else:
+            instructions.append(line)
+    return [_resolve(n, line, labels) for n, line in enumerate(instructions)]
+
+
+def _resolve(
+    here: int, line: tuple[int, int] | tuple[int, int, str, str], labels: dict[str, int]
+) -> Instruction:
+    if len(line) == 2:
+        return line[0], 0, 0, line[1]
+    code, operand, *targets = line
+    true, false = (labels[target] - here - 1 if target else 0 for target in targets)
+    return (code, 0, 0, true) if code == _JA else (code, true, false, operand)
