@@ -100,17 +100,26 @@ static inline uint32_t vx_next_bucket(const struct vx_fdb *fdb, uint32_t bucket)
 
 static inline int vx_is_of(uint64_t value, uint32_t vni) { return (value >> 24 & 0xFF) == vni >> 16; }
 
+/* Which entries of a bucket have the key, a bit for each: one comparison of all, as which it will be is
+ * nothing that a processor could guess. */
+static inline unsigned vx_match(const struct vx_entry *bucket, uint64_t key)
+{
+    unsigned found = 0;
+    for (int way = 0; way < VX_WAYS; way++)
+        found |= (unsigned)(vx_get(&bucket[way].key) == key) << way;
+    return found;
+}
+
 /* The live entry of an address and what it says, or NULL. */
 static inline struct vx_entry *vx_seek(const struct vx_fdb *fdb, const struct vx_where *w, uint64_t *value)
 {
     uint32_t bucket = w->bucket;
     for (int probe = 0; probe < VX_MAX_PROBES; probe++) {
-        struct vx_entry *entry = &fdb->entries[(uint64_t)bucket * VX_WAYS];
-        for (int way = 0; way < VX_WAYS; way++, entry++) {
-            if (vx_get(&entry->key) != w->key)
-                continue;
+        struct vx_entry *entries = &fdb->entries[(uint64_t)bucket * VX_WAYS];
+        for (unsigned found = vx_match(entries, w->key); found; found &= found - 1) {
+            struct vx_entry *entry = &entries[__builtin_ctz(found)];
             *value = vx_get(&entry->value);
-            if (vx_is_of(*value, w->vni) && vx_is_live(vx_kind_of(*value)))
+            if (vx_likely(vx_is_of(*value, w->vni) && vx_is_live(vx_kind_of(*value))))
                 return entry;
         }
         if (vx_likely(!vx_get(&fdb->passed[bucket])))
@@ -419,6 +428,8 @@ static inline void vx_learn_again(struct vx_seat *seat, const struct vx_segment 
     uint64_t again = (fresh & ~(7ull << VX_KIND_SHIFT)) | (value & 7ull << VX_KIND_SHIFT);
     if (vx_is_set(vx_kind_of(value)))
         vx_count(&seat->counters.refused, moved);
+    else if (vx_before(vx_generation_of(fresh), vx_generation_of(value)))
+        return; /* by a lane that knows of a flush which we shall see at our next batch */
     else if (vx_answer(seat->view, s, value, now_s) == VX_NONE)
         vx_revive(seat, s, entry, value, fresh);
     else if (moved)

@@ -244,7 +244,7 @@ static inline uint64_t vx_oldest(struct vx_tables *t)
     return oldest;
 }
 
-/* Wait until every lane but `own` has entered again or left. */
+/* Wait until every lane but the writer, whose seat is `own`, has entered again or left. */
 static inline void vx_wait_for_lanes(struct vx_tables *t, const struct vx_seat *own)
 {
     uint64_t epoch = vx_add_seq(&t->epoch, 1) + 1;
@@ -303,9 +303,10 @@ static inline struct vx_view *vx_prepare(struct vx_tables *t)
     return view;
 }
 
-/* Free what nobody reads any more. */
+/* Begin an epoch, and free what nobody reads any more. */
 static inline void vx_collect(struct vx_tables *t)
 {
+    vx_add_seq(&t->epoch, 1);
     uint64_t oldest = vx_oldest(t);
     vx_put(&t->safe, oldest);
     vx_bin_empty(&t->bin, oldest);

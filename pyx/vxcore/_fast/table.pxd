@@ -31,6 +31,7 @@ cdef class Tables:
     cdef uint32_t _n_learned(self, uint32_t vni) noexcept nogil
     cdef Remote *_edit_remote(self, uint32_t remote) except NULL
     cdef void *_edit(self, int which, uint64_t at) except NULL
+    cdef void _let_lanes_pass(self) noexcept nogil
     cdef int32_t _segment_of(self, uint32_t vni) noexcept nogil
     cdef int _set_word(self, int which, uint64_t at, uint32_t word) except -1
     cdef int _add_peer(self, uint64_t key) except -1

@@ -24,6 +24,7 @@ from vxcore.errors import TableFullError
 cdef enum:
     MAX_MOVES = 255
     RENEW_AFTER = 1024       # flushes, a quarter of the generations there are
+    LANE_BATCH = 256         # addresses that Reader.fdb_find looks up at a time, as a lane does
     SLACK = 4096             # entries that lanes may add while the FDB is read
     KEPT = 1                 # in a log of old values: this row was not applied
 
@@ -249,17 +250,23 @@ cdef class Tables:
     def _purge_now(self) -> None:
         """Remove the entries of segments and remotes that are gone, and make their numbers free."""
         with nogil:
-            vx_wait_for_lanes(self.t, &self.t.seats[0])
-            vx_enter(&self.t.seats[0])
+            self._let_lanes_pass()
             vx_fdb_purge(&self.t.seats[0])
         self._free_remotes = self._unused(self.n_remotes, True)
+
+    cdef void _let_lanes_pass(self) noexcept nogil:
+        """Wait for the end of the lanes' batches: then all see the newest view, and removed entries' places
+        can be used again.
+        """
+        vx_wait_for_lanes(self.t, &self.t.seats[0])
+        vx_enter(&self.t.seats[0])
+        vx_collect(self.t)
 
     def _renew(self) -> None:
         """Count generations from anew: forget what was flushed, and then the flushes themselves."""
         cdef vx_view *view
         with nogil:
-            vx_wait_for_lanes(self.t, &self.t.seats[0])
-            vx_enter(&self.t.seats[0])
+            self._let_lanes_pass()
             vx_fdb_renew(&self.t.seats[0])
             vx_leave(&self.t.seats[0])
         try:
@@ -784,13 +791,18 @@ cdef class Tables:
         """The row that failed, with its reason in `old`, or their number."""
         cdef Py_ssize_t i
         cdef vx_where w
+        cdef uint64_t value
         cdef int done
         for i in range(mac.shape[0]):
             w = vx_fdb_where(&self.t.fdb, vni[i], mac[i])
             if only_new and vx_seek(&self.t.fdb, &w, &old[i]) != NULL and vx_is_set(vx_kind_of(old[i])):
                 old[i] = VX_SET_KEPT
                 return i
-            done = vx_fdb_set(self.t, &w, vx_value(vni[i], target[i], kind, more[i]), False, &old[i])
+            value = vx_value(vni[i], target[i], kind, more[i])
+            done = vx_fdb_set(self.t, &w, value, False, &old[i])
+            if done == VX_SET_FULL:
+                self._let_lanes_pass()
+                done = vx_fdb_set(self.t, &w, value, False, &old[i])
             if done == VX_SET_FULL:
                 old[i] = VX_SET_FULL
                 return i
@@ -1036,12 +1048,12 @@ cdef class Reader:
         cdef const uint64_t[::1] keys = as_macs(macs)
         cdef int32_t[::1] found = np.empty(len(keys), np.int32) if out is None else out
         cdef const Segment *s = self._entered(segment)
-        cdef uint32_t n = len(keys), now = now_s
+        cdef uint32_t i, n = len(keys), now = now_s
         if found.shape[0] < keys.shape[0]:
             raise ValueError(f"out: {found.shape[0]} rows, not {keys.shape[0]}")
-        if n:
-            with nogil:
-                vx_fdb_find_batch(self.seat, s, &keys[0], n, &found[0], now)
+        with nogil:
+            for i from 0 <= i < n by LANE_BATCH:
+                vx_fdb_find_batch(self.seat, s, &keys[i], min(<uint32_t>LANE_BATCH, n - i), &found[i], now)
         return np.asarray(found)
 
     def fdb_learn(self, segment: int, macs, targets, now_s: int) -> None:
