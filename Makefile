@@ -4,6 +4,7 @@
 PYTHON ?= python3
 TESTS ?=
 FUZZ_SECONDS ?= 600
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
@@ -26,6 +27,10 @@ SANITIZED_TESTS = $(filter-out %_peers.py,$(wildcard tests/unit/test_codec*.py))
 UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$(CURDIR)/$(SANITIZED)"
 
+# Open vSwitch, a neighbour in benchmarks/datapath. The package with its daemon is only unpacked, for its
+# installation would start the daemon; this one has the rest, and what the daemon is linked to.
+BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common
+
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \
 	PYTHONDONTWRITEBYTECODE=1 MYPY_CACHE_DIR=/dev/null RUFF_NO_CACHE=true)
@@ -34,18 +39,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench docs clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-datapath docs clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## install vxcore into .venv and run `vxcore lab`
 	$(SUDO) $(BIN)/vxcore lab
 
 build: $(VENV)/.built ## compile the extensions in place
 
-test: $(VENV)/.test ## obtain what tests need and run every check and test; TESTS=tests/unit for some
+test: $(VENV)/.test $(VENV)/openvswitch ## obtain what tests need and run every check and test; TESTS=tests/unit for some
 	@.ci/obtain $(TEST_NEEDS)
 	$(AS_ROOT) $(BIN)/python -m pytest $(TESTS)
 
@@ -68,6 +73,11 @@ bench: $(VENV)/.bench ## run the benchmarks
 
 docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/verdicts.py
+	$(BIN)/python -m benchmarks.datapath.report benchmarks/results/datapath.json --into docs/performance.md
+
+bench-datapath: $(VENV)/.bench $(VENV)/openvswitch ## the data path beside its neighbours; ARGS="--quick --only 'tcp/*'"
+	@.ci/obtain $(BENCH_NEEDS)
+	$(AS_ROOT) $(BIN)/python -m benchmarks.datapath $(ARGS)
 
 clean: ## delete everything that was made, .venv too
 	rm -rf $(VENV) build dist *.egg-info vxcore/_fast/*.so pyx/vxcore/_fast/verdict.pxd
@@ -93,6 +103,11 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 
 $(VENV)/.installed: $(VENV)/.built
 	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/openvswitch: $(VENV)/.python$(VERSION)
+	@.ci/obtain $(BENCH_NEEDS)
+	.ci/unpack openvswitch-switch $@
 	@touch $@
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed

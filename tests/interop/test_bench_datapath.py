@@ -1,0 +1,97 @@
+"""The data-path benchmark runs from end to end, beside every neighbour, and leaves what its schema says.
+
+Place in the house: beside the interop tests, with whose hosts the benchmark works. No figure is
+looked at: only that each is there, was verified, and stands in the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.hosts import run
+from support.peers import missing, require_root, require_tool
+from support.tree import ROOT
+
+from benchmarks.datapath import openvswitch, report, results
+
+# All that measures and all who are measured, once; not what differs only by a number.
+ONLY = ("tcp/wire/1/*", "pps/*/1/*", "latency/*/*")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> results.Run:
+    """One run, as short as can be."""
+    require_root()
+    for tool in ("iperf3", "ethtool", "ip"):
+        require_tool(tool)
+    try:
+        openvswitch.version()
+    except FileNotFoundError as error:
+        missing(str(error))
+    return measure(tmp_path_factory.mktemp("datapath") / "results.json", *ONLY)
+
+
+def measure(file: Path, *only: str, code: int = 0) -> results.Run:
+    """Run the benchmark; it must end with `code`, and leave no namespace."""
+    patterns = [word for pattern in only for word in ("--only", pattern)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.datapath",
+        "--quick",
+        "--seconds",
+        "0.05",
+        "--json",
+        str(file),
+    ]
+    process = subprocess.Popen([*command, *patterns], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    shown, _ = process.communicate()
+    assert process.returncode == code, shown
+    assert f"vxb{process.pid}-" not in run("ip", "netns", "list").stdout
+    return results.read(file)
+
+
+def test_everything_that_was_chosen_is_measured_and_verified(measured: results.Run) -> None:
+    assert measured.missing == ()
+    names = {m.name for m in measured.measurements}
+    for who in ("veth:veth", "kernel:kernel", "ovs:ovs", "vxcore:vxcore", "vxcore:kernel", "kernel:vxcore"):
+        assert f"tcp/wire/1/{who}" in names
+    for who in ("kernel", "ovs", "vxcore"):
+        assert {f"pps/encap/1/{who}", f"pps/decap/1/{who}", f"latency/load/{who}"} <= names
+    assert all("alike" in m.verified and m.median > 0 for m in measured.measurements)
+
+
+def test_the_results_match_their_schema(measured: results.Run) -> None:
+    schema = json.loads(results.schema())
+    assert schema["$ref"] == "#/$defs/Run"
+    assert set(schema["$defs"]["Run"]["required"]) <= set(results.Run.__struct_fields__)
+    assert measured.format == results.FORMAT
+    assert measured.environment.offloads["wire"]["tx-udp_tnl-segmentation"] == "off"
+    assert measured.environment.offloads["offload"]["tx-udp_tnl-segmentation"] == "on"
+
+
+def test_the_tables_show_every_measurement(measured: results.Run) -> None:
+    section = report.section(measured)
+    page = report.placed(f"# A page\n\n{section}\nThe end\n", section)
+    assert page == f"# A page\n\n{section}\nThe end\n"
+    for row in ("kernel vxlan", "Open vSwitch, userspace", "vxcore", "vxcore to kernel vxlan"):
+        assert f"| {row} | **" in section
+    assert "| kernel vxlan | **1.00x** " in section
+
+
+def test_what_cannot_be_measured_is_named_and_costs_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_root()
+    for tool in ("ip", "bridge", "ethtool"):
+        (tmp_path / tool).symlink_to(require_tool(tool))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no iperf3
+    found = measure(tmp_path / "results.json", "latency/load/veth", "latency/idle/kernel", code=1)
+    assert [m.name for m in found.measurements] == ["latency/idle/kernel"]
+    (missed,) = found.missing
+    assert missed.name == "latency/load/veth"
+    assert "iperf3" in missed.reason
