@@ -190,6 +190,7 @@ def search(path: Path, direction: str, packets: list[bytes], scale: Scale) -> Sa
 
 def _sample(final: Probe, overload: Probe, lossless: float) -> Sample:
     assert final.cpu.core_busy is not None
+    assert final.n_packets, "nothing came out of the VTEP"
     millions = final.n_packets / 1e6
     details = {
         "forwarded_pps": final.forwarded,
@@ -243,6 +244,7 @@ def _drained(counts: Counts) -> dict[str, int]:
 
 def _check_sizes(n_bytes: int, n_packets: int, length: int) -> None:
     """A super-frame would count as one packet, and something else as any."""
-    assert n_packets, "nothing came out of the VTEP"
+    if n_packets == 0:
+        return  # a VTEP may spend all its time on what it drops
     mean = n_bytes / n_packets
     assert abs(mean - length) < 0.02 * length, f"packets of {mean:.1f} bytes came out, not of {length}"
