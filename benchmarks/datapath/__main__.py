@@ -1,6 +1,7 @@
 """`python -m benchmarks.datapath`: run the suite, or a part of it, as root.
 
-Place in the house: the outermost. Exit code 1 when something that was chosen could not be measured.
+Place in the house: the outermost. Exit code 1 when something that was chosen could not be measured, and
+130 when interrupted, with nothing left behind and nothing written.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from benchmarks import ROOT
 from benchmarks.datapath import plan, results
 from benchmarks.datapath.scale import FULL, QUICK, Scale
 
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 DEFAULT_FILE = ROOT / "build" / "datapath.json"
 
 
@@ -41,7 +43,10 @@ def main() -> int:
 
 def _measure(chosen: list[tuple[plan.Scenario, list[str]]], options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave by the way that cleans up
-    run = plan.run(chosen, _scale(options), options.patience, lambda line: print(line, flush=True))
+    try:
+        run = plan.run(chosen, _scale(options), options.patience, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     results.write(run, options.json)
     print(
         f"{len(run.measurements)} measured, {len(run.missing)} missing, {run.seconds:.0f} s: {options.json}"
@@ -51,7 +56,8 @@ def _measure(chosen: list[tuple[plan.Scenario, list[str]]], options: argparse.Na
 
 def _scale(options: argparse.Namespace) -> Scale:
     scale = QUICK if options.quick else FULL
-    given: dict[str, Any] = {"rounds": options.rounds} if options.rounds else {}
+    chosen = {"rounds": options.rounds, "n_probes": options.probes}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if options.seconds is not None:
         given |= dict.fromkeys(("tcp_s", "pps_s", "latency_s"), options.seconds)
         given["probe_s"] = min(scale.probe_s, options.seconds)
@@ -62,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.datapath", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round (under two minutes)")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each is measured")
+    parser.add_argument("--probes", type=int, metavar="N", help="how many rates of small packets are tried")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each sample; below 1, TCP is 8 MiB")
     parser.add_argument(
         "--only", action="append", default=[], metavar="PATTERN", help="of names; may be repeated"

@@ -84,7 +84,7 @@ class Blast(AbstractContextManager["Blast"]):
 
     def __init__(self, host: Host, device: str, frames: list[bytes], cpu: int, rate: float = 0.0) -> None:
         traffic()  # built before the clock of whoever waits for frames runs
-        self._stop = np.zeros(1, np.uint8)
+        self._stop = bytearray(1)
         self._pool = ThreadPoolExecutor(1)
         self._result = self._pool.submit(self._run, host, device, frames, cpu, rate)
 
@@ -113,7 +113,7 @@ class Blast(AbstractContextManager["Blast"]):
 @contextmanager
 def echo_server(host: Host, address: str) -> Iterator[int]:
     """Answers datagrams, in a thread; gives its port."""
-    stop = np.zeros(1, np.uint8)
+    stop = bytearray(1)
     with inside(host, lambda: _udp_socket(address)) as sock:
         thread = threading.Thread(target=traffic().echo, args=(sock.fileno(), stop))
         thread.start()
@@ -126,11 +126,11 @@ def echo_server(host: Host, address: str) -> Iterator[int]:
 
 def round_trips(host: Host, target: tuple[str, int], n: int, seconds: float) -> np.ndarray[Any, Any]:
     """Nanoseconds of up to n round trips within `seconds`; -1 for one that was lost."""
-    out = np.zeros(n, np.int64)
+    out = bytearray(8 * n)
     with inside(host, lambda: _udp_socket("")) as sock:
         sock.connect(target)
         n_sent = traffic().round_trips(sock.fileno(), bytearray(DATAGRAM), out, seconds)
-    return out[:n_sent]
+    return np.frombuffer(out, np.int64, n_sent)
 
 
 def _udp_socket(address: str) -> socket.socket:

@@ -16,6 +16,8 @@ from pathlib import Path
 from platform import python_version, release
 from typing import Protocol
 
+from msgspec import structs
+
 from benchmarks.datapath import openvswitch
 from benchmarks.datapath.latency import Latency
 from benchmarks.datapath.machine import (
@@ -76,7 +78,7 @@ def run(chosen: list[tuple[Scenario, list[str]]], scale: Scale, patience: float,
 
     Before each set-up it waits, `patience` seconds at the most, for others to leave the machine alone.
     """
-    started, date, load = time.monotonic(), datetime.now(UTC), getloadavg()
+    started, date, environment = time.monotonic(), datetime.now(UTC), _environment()
     meter, tally = Meter(), Tally(say)
     for number in range(scale.rounds):
         # Every second round backwards: what always comes after the same neighbour inherits its heat.
@@ -88,7 +90,9 @@ def run(chosen: list[tuple[Scenario, list[str]]], scale: Scale, patience: float,
         command=shlex.join(["python", "-m", "benchmarks.datapath", *sys.argv[1:]]),
         date=date.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
-        environment=_environment(load, foreign, steal),
+        environment=structs.replace(
+            environment, steal_share=round(steal, 4), foreign_share=round(foreign, 4)
+        ),
         measurements=tuple(tally.measurements([name for _, names in chosen for name in names])),
         missing=tuple(Missing(name=name, reason=reason) for name, reason in tally.missing.items()),
     )
@@ -134,7 +138,8 @@ def _line(name: str, sample: Sample) -> str:
     return f"{name}: {sample.value:.4g} ({details}){noise}"
 
 
-def _environment(load: tuple[float, float, float], foreign: float, steal: float) -> Environment:
+def _environment() -> Environment:
+    """Before a run, so that the tree is the one that is measured; the shares are known only behind it."""
     return Environment(
         cpu=cpu_name(),
         n_cpus=cpu_count() or 1,
@@ -144,9 +149,9 @@ def _environment(load: tuple[float, float, float], foreign: float, steal: float)
         python=python_version(),
         tools=_tools(),
         offloads={mode: _offloads(mode) for mode in MODES},
-        load_average=load,
-        steal_share=round(steal, 4),
-        foreign_share=round(foreign, 4),
+        load_average=getloadavg(),
+        steal_share=0.0,
+        foreign_share=0.0,
     )
 
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# distutils: extra_compile_args=-O3
 """What loads and times the data path, compiled so that it is not what is measured.
 
-Place in the house: built by load.py alone, never part of the package. Each function takes a socket that
+Place in the house: built by load.py alone at each run, never part of the package; memory comes as bytearrays,
+for the code of Cython's memoryviews would take longer to compile than all else here. Each function takes a socket that
 its caller opened in some namespace, and runs without the GIL in the caller's thread until its time is over
 or `stop[0]` is set.
 """
@@ -45,7 +45,7 @@ cdef inline int64_t now_ns() noexcept nogil:
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
-def blast(int fd, frames, double rate, const uint8_t[::1] stop):
+def blast(int fd, frames, double rate, bytearray stop not None):
     """Send the frames over and over, `rate` of them in a second (0: as many as go out).
 
     Returns (frames offered, frames that the socket refused). A packet socket that bypasses the queueing
@@ -55,6 +55,7 @@ def blast(int fd, frames, double rate, const uint8_t[::1] stop):
     cdef uint32_t burst = BURST
     cdef iovec *iov
     cdef mmsghdr *msgs
+    cdef const uint8_t *stopped = stop
     cdef int64_t offered = 0, refused = 0
     if rate:  # a burst every 250 us, as a NIC that gathers would bring them; a full one from 256,000 a second on
         burst = max(<uint32_t>1, min(<uint32_t>BURST, <uint32_t>(rate / 4000)))
@@ -71,7 +72,7 @@ def blast(int fd, frames, double rate, const uint8_t[::1] stop):
         iov[i].iov_base, iov[i].iov_len = <void *><const uint8_t *>frame, len(frame)
         msgs[i].msg_hdr.msg_iov, msgs[i].msg_hdr.msg_iovlen = &iov[i], 1
     with nogil:
-        _blast(fd, msgs, n_ring, burst, rate, &stop[0], &offered, &refused)
+        _blast(fd, msgs, n_ring, burst, rate, stopped, &offered, &refused)
     free(iov)
     free(msgs)
     return offered, refused
@@ -95,42 +96,45 @@ cdef void _blast(int fd, mmsghdr *msgs, uint32_t n_ring, uint32_t burst, double 
         now = now_ns()
 
 
-def echo(int fd, const uint8_t[::1] stop):
+def echo(int fd, bytearray stop not None):
     """Send every datagram back to where it came from. The socket has a receive timeout, to see `stop`."""
+    cdef const uint8_t *stopped = stop
     cdef uint8_t data[DATAGRAM_LEN]
     cdef sockaddr_storage name
     cdef socklen_t name_len
     cdef ssize_t n
     with nogil:
-        while not (<const volatile uint8_t *>&stop[0])[0]:
+        while not (<const volatile uint8_t *>stopped)[0]:
             name_len = sizeof(sockaddr_storage)
             n = recvfrom(fd, data, DATAGRAM_LEN, 0, <sockaddr *>&name, &name_len)
             if n > 0:
                 sendto(fd, data, n, 0, <sockaddr *>&name, name_len)
 
 
-def round_trips(int fd, uint8_t[::1] datagram, int64_t[::1] out, double seconds):
-    """Time datagrams over a connected socket, one after another: nanoseconds into `out`.
+def round_trips(int fd, bytearray datagram not None, bytearray out not None, double seconds):
+    """Time datagrams over a connected socket, one after another: nanoseconds into `out`, as int64.
 
     A datagram is numbered in its first eight bytes, and its answer compared whole. What is not
     answered within the socket's receive timeout is -1. Returns how many were sent.
     """
     cdef uint8_t answer[DATAGRAM_LEN]
-    cdef Py_ssize_t i = 0, n = datagram.shape[0]
+    cdef uint8_t *data = datagram
+    cdef int64_t *times = <int64_t *><uint8_t *>out
+    cdef Py_ssize_t i = 0, n = len(datagram), n_times = len(out) // 8
     cdef int64_t start, end = now_ns() + <int64_t>(seconds * 1e9)
     if not 8 <= n <= DATAGRAM_LEN:
         raise ValueError(f"a datagram of {n} bytes")
     with nogil:
-        while i < out.shape[0]:
+        while i < n_times:
             start = now_ns()
             if start > end:
                 break
-            (<int64_t *>&datagram[0])[0] = i
-            send(fd, &datagram[0], n, 0)
-            out[i] = -1
+            (<int64_t *>data)[0] = i
+            send(fd, data, n, 0)
+            times[i] = -1
             while recv(fd, answer, DATAGRAM_LEN, 0) == n:
-                if memcmp(answer, &datagram[0], n) == 0:
-                    out[i] = now_ns() - start
+                if memcmp(answer, data, n) == 0:
+                    times[i] = now_ns() - start
                     break  # else an answer that came too late
             i += 1
     return i

@@ -7,12 +7,13 @@ looked at: only that each is there, was verified, and stands in the tables.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.hosts import run
+from support.hosts import run, wait_until
 from support.peers import missing, require_root, require_tool
 from support.tree import ROOT
 
@@ -87,11 +88,40 @@ def test_what_cannot_be_measured_is_named_and_costs_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_root()
-    for tool in ("ip", "bridge", "ethtool"):
-        (tmp_path / tool).symlink_to(require_tool(tool))
-    monkeypatch.setenv("PATH", str(tmp_path))  # no iperf3
+    (tmp_path / "iperf3").write_text("#!/bin/sh\necho iperf3 is broken >&2\nexit 1\n")
+    (tmp_path / "iperf3").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     found = measure(tmp_path / "results.json", "latency/load/veth", "latency/idle/kernel", code=1)
     assert [m.name for m in found.measurements] == ["latency/idle/kernel"]
     (missed,) = found.missing
     assert missed.name == "latency/load/veth"
-    assert "iperf3" in missed.reason
+    assert "iperf3 is broken" in missed.reason
+
+
+def test_an_interrupted_run_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    """It hung: the generator's thread went on for ever."""
+    require_root()
+    command = [sys.executable, "-m", "benchmarks.datapath", "--rounds", "100", "--seconds", "30"]
+    command += ["--only", "pps/encap/1/kernel"]
+    command += ["--json", str(tmp_path / "results.json")]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    try:
+        hosts = f"vxb{process.pid}-"
+        # The generator runs once the client has sent more packets than anything but it would.
+        wait_until(lambda: packets_sent(hosts) > 10_000, "the generator runs")
+        process.terminate()
+        assert process.wait(timeout=20) == 130
+    finally:
+        process.kill()
+        process.communicate()
+    assert hosts not in run("ip", "netns", "list").stdout
+    assert not (tmp_path / "results.json").exists()
+
+
+def packets_sent(hosts: str) -> int:
+    """By the client of the set-up that stands now, if any."""
+    listed = run("ip", "netns", "list").stdout.split()
+    for client in (name for name in listed if name.startswith(hosts) and name.endswith("h3")):
+        shown = run("ip", "-n", client, "-j", "-s", "link", "show", "eth", check=False).stdout
+        return sum(int(link["stats64"]["tx"]["packets"]) for link in json.loads(shown or "[]"))
+    return 0
