@@ -253,11 +253,19 @@ cdef void send_from(State *s, uint32_t source) noexcept nogil:
         fd = s.fds[2 * source + is_run(s, n)]
         if n and fd != last_fd:
             send_all(s, last_fd, source, n)
-            s.b.msgs[0], s.b.first[0], s.b.n_merged[0] = s.b.msgs[n], s.b.first[n], s.b.n_merged[n]
+            to_front(s.b, n)
             n = 0
         last_fd = fd
         n += 1
     send_all(s, last_fd, source, n)
+
+
+cdef void to_front(Buffers *b, uint32_t at) noexcept nogil:
+    """Make a composed message the first, with its control data, which the next one would overwrite."""
+    b.msgs[0], b.first[0], b.n_merged[0] = b.msgs[at], b.first[at], b.n_merged[at]
+    memcpy(b.control[0], b.control[at], VX_CONTROL_LEN)
+    if b.msgs[0].msg_hdr.msg_control != NULL:
+        b.msgs[0].msg_hdr.msg_control = b.control[0]
 
 
 cdef inline bint is_run(State *s, uint32_t at) noexcept nogil:
