@@ -102,7 +102,7 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.built
-	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	VXCORE_BUILT=1 $(BIN)/python -m pip install -q --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
@@ -111,5 +111,5 @@ $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
 	@touch $@
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
-	$(BIN)/python -m pip install -q --no-build-isolation -e '.[$*]'
+	VXCORE_BUILT=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[$*]'
 	@touch $@

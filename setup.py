@@ -2,7 +2,8 @@
 
 Switches (environment): VXCORE_DEBUG=1 (no optimisation, assertions), VXCORE_SANITIZE=1 (ASan and
 UBSan), VXCORE_FUZZ=1 (these and libFuzzer's coverage, with CC=clang), VXCORE_ANNOTATE=1 (Cython's HTML
-beside the C). C and objects go to build/.
+beside the C), VXCORE_BUILT=1 (the extensions are built in place already: only metadata is wanted). C and
+objects go to build/.
 """
 
 from __future__ import annotations
@@ -106,4 +107,5 @@ class CythonBuild(build_ext):
         super().build_extensions()
 
 
-setup(ext_modules=[extension(name) for name in NAMES], cmdclass={"build_ext": CythonBuild})
+names = [] if switch("BUILT") else NAMES
+setup(ext_modules=[extension(name) for name in names], cmdclass={"build_ext": CythonBuild})

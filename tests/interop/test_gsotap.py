@@ -29,9 +29,11 @@ class Behind:
         return self.addresses[family]
 
     def route(self) -> None:
-        """Make the host forward, and answer for the address on its network."""
+        """Make the host forward, and answer at once for the address on its network."""
         for switch in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth.proxy_ndp"):
             self.host.run("sysctl", "-qw", f"{switch}=1")
+        for version in (4, 6):  # a proxy waits for up to 0.8 s before it answers, each side in turn
+            self.host.run("sysctl", "-qw", f"net.ipv{version}.neigh.eth.proxy_delay=0")
         for address in self.addresses.values():
             self.host.ip("neigh", "add", "proxy", address, "dev", "eth")
 

@@ -93,8 +93,8 @@ class Host:
         self.overlay("vx42")
 
     def ping(self, target: str, *options: str, count: int = 3) -> None:
-        """Ping and require an answer to every request."""
-        done = self.run("ping", "-n", "-c", str(count), "-i", "0.02", "-W", "2", *options, target)
+        """Ping and require an answer to every request, late as it may be on a busy machine."""
+        done = self.run("ping", "-n", "-c", str(count), "-i", "0.02", "-W", "10", *options, target)
         assert f"{count} received" in done.stdout, done.stdout
 
     def pings(self, target: str, *options: str) -> bool:
