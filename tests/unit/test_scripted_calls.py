@@ -85,6 +85,65 @@ def test_runs_go_out_as_few_messages(lane: Scripted) -> None:
     assert answer["counters"]["tx_bytes"] == N_BYTES
 
 
+def singles(sizes: list[int], ports: int = 1) -> tuple[list[str], list[bytes]]:
+    """Small datagrams of flows in turn, as a TAP hands them over; and what is to be sent."""
+    flows = [Sender(number=1 + n, proto=UDP) for n in range(ports)]
+    frames = [flows[n % ports].send(bytes([n % 256]) * size) for n, size in enumerate(sizes)]
+    return [(PLAIN + frame).hex() for frame in frames], [vxlan(frame) for frame in frames]
+
+
+def test_single_frames_of_one_size_go_out_as_one_run(lane: Scripted) -> None:
+    frames, wanted = singles([100] * 60 + [40, 100, 100, 200])
+    answer = lane.ask(waiting=frames)
+    size = len(wanted[0])
+    assert [(step, len(text) // 2) for _, step, text in answer["messages"]] == [
+        (size, 60 * size + len(wanted[60])),  # a shorter one may be the last
+        (size, 2 * size),
+        (0, len(wanted[-1])),
+    ]
+    assert packets(answer) == wanted
+    assert answer["counters"]["tx_packets"] == len(wanted)
+    assert answer["counters"]["tx_bytes"] == sum(len(packet) - 8 for packet in wanted)
+
+
+def test_a_run_of_single_frames_has_at_most_63(lane: Scripted) -> None:
+    frames, wanted = singles([10] * 150)
+    answer = lane.ask(waiting=frames)
+    assert packets(answer) == wanted
+    assert max(len(text) // 2 // (size or 1) for _, size, text in answer["messages"]) == 63
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL])
+def test_a_refused_run_of_single_frames_goes_out_singly(lane: Scripted, error: int) -> None:
+    frames, wanted = singles([100] * 50)
+    answer = lane.ask(waiting=frames, refuse=error)
+    assert packets(answer) == wanted
+    assert (answer["drops"], answer["gso_error"]) == ({}, error)
+
+
+@pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EINVAL])  # since Linux 6.14, and before
+def test_of_a_run_that_is_too_long_for_the_way_what_fits_is_sent(lane: Scripted, error: int) -> None:
+    frames, wanted = singles([900] * 5 + [100])
+    answer = lane.ask(waiting=frames, refuse=error, longest=700)
+    assert packets(answer) == wanted[-1:]
+    assert (answer["drops"], answer["gso_error"]) == ({"too_big": 5}, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([10, 10, 10, 200, 900]), min_size=1, max_size=150),
+    st.integers(1, 5),
+    st.lists(st.sampled_from([0, 1, 2, -errno.EINTR, -errno.EAGAIN, -errno.ENOBUFS]), max_size=40),
+)
+def test_single_frames_of_any_sizes_arrive_in_order(
+    lane: Scripted, sizes: list[int], ports: int, steps: list[int]
+) -> None:
+    frames, wanted = singles(sizes, ports)
+    answer = lane.ask(waiting=frames, steps=steps)
+    assert by_flow(packets(answer)) == by_flow(wanted)
+    assert answer["counters"]["tx_packets"] == len(wanted)
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -34,7 +34,7 @@ cdef enum:
 
 cdef struct Message:
     const Remote *remote
-    uint32_t part, n_pieces, step, n_bytes, segment
+    uint32_t part, n_pieces, step, last_len, n_bytes, segment
     int next                 # of the same source port; NOTHING: the last
     uint8_t tos, ttl
 
@@ -42,7 +42,8 @@ cdef struct Message:
 cdef struct Queue:
     Message messages[256]
     iovec parts[2048]
-    uint32_t n, n_parts
+    iovec gathered[2048]     # those of messages that go out as one
+    uint32_t n, n_parts, n_gathered
     int first[1024]          # of each source port, or NOTHING
     int last[1024]
 
@@ -52,7 +53,8 @@ cdef struct Buffers:
     iovec iov[64]
     uint8_t control[256][96]
     sockaddr_in6 names[64]
-    uint32_t sent[256]       # which of the queue's messages each is
+    uint32_t first[256]      # which of the queue's messages each is, and how many that follow it
+    uint32_t n_merged[256]
 
 
 cdef struct State:
@@ -212,6 +214,7 @@ cdef inline void enqueue(State *s, const Piece *pieces, uint32_t n, const Headin
     message.tos, message.ttl = heading.tos, heading.ttl
     message.part, message.n_pieces, message.n_bytes = q.n_parts, n, 0
     message.step = pieces[0].head_len + pieces[0].body_len
+    message.last_len = pieces[n - 1].head_len + pieces[n - 1].body_len
     for i in range(n):
         q.parts[q.n_parts] = iovec(pieces[i].head, pieces[i].head_len)
         q.parts[q.n_parts + 1] = iovec(<void *>pieces[i].body, pieces[i].body_len)
@@ -237,35 +240,91 @@ cdef void flush(void *state) noexcept nogil:
         if s.queue.first[source] != NOTHING:
             send_from(s, source)
             s.queue.first[source] = NOTHING
-    s.queue.n = s.queue.n_parts = 0
+    s.queue.n = s.queue.n_parts = s.queue.n_gathered = 0
 
 
 cdef void send_from(State *s, uint32_t source) noexcept nogil:
-    """What one source port has to send: as few calls as its two sockets allow."""
+    """What one source port has to send: as few messages, and calls, as its two sockets allow."""
     cdef int at = s.queue.first[source]
     cdef uint32_t n = 0
     cdef int fd, last_fd = NOTHING
     while at != NOTHING:
-        fd = s.fds[2 * source + (s.queue.messages[at].n_pieces > 1)]
+        at = compose(s, n, at)
+        fd = s.fds[2 * source + is_run(s, n)]
         if n and fd != last_fd:
             send_all(s, last_fd, source, n)
+            to_front(s.b, n)
             n = 0
         last_fd = fd
-        compose(s, n, at)
         n += 1
-        at = s.queue.messages[at].next
     send_all(s, last_fd, source, n)
 
 
-cdef void compose(State *s, uint32_t at, uint32_t which) noexcept nogil:
-    cdef Message *message = &s.queue.messages[which]
-    s.b.sent[at] = which
-    fill(s, &s.b.msgs[at].msg_hdr, s.b.control[at], message)
-    s.b.msgs[at].msg_hdr.msg_iov = &s.queue.parts[message.part]
-    s.b.msgs[at].msg_hdr.msg_iovlen = 2 * message.n_pieces
-    if message.n_pieces > 1:
-        vx_put_control16(&s.b.msgs[at].msg_hdr, s.b.control[at], IPPROTO_UDP, UDP_SEGMENT,
-                         <uint16_t>message.step)
+cdef void to_front(Buffers *b, uint32_t at) noexcept nogil:
+    """Make a composed message the first, with its control data, which the next one would overwrite."""
+    b.msgs[0], b.first[0], b.n_merged[0] = b.msgs[at], b.first[at], b.n_merged[at]
+    memcpy(b.control[0], b.control[at], VX_CONTROL_LEN)
+    if b.msgs[0].msg_hdr.msg_control != NULL:
+        b.msgs[0].msg_hdr.msg_control = b.control[0]
+
+
+cdef inline bint is_run(State *s, uint32_t at) noexcept nogil:
+    return s.b.n_merged[at] > 1 or s.queue.messages[s.b.first[at]].n_pieces > 1
+
+
+cdef int compose(State *s, uint32_t at, int first) noexcept nogil:
+    """Make a message for the kernel of a queued one and those behind it that can go in one run with it;
+    the next that cannot, or NOTHING.
+    """
+    cdef Message *message = &s.queue.messages[first]
+    cdef msghdr *msg = &s.b.msgs[at].msg_hdr
+    cdef int next = message.next
+    fill(s, msg, s.b.control[at], message)
+    msg.msg_iov, msg.msg_iovlen = &s.queue.parts[message.part], 2 * message.n_pieces
+    s.b.first[at], s.b.n_merged[at] = <uint32_t>first, 1
+    if s.gso and next != NOTHING:
+        next = merge(s, at, message)
+    if is_run(s, at):
+        vx_put_control16(msg, s.b.control[at], IPPROTO_UDP, UDP_SEGMENT, <uint16_t>message.step)
+    return next
+
+
+cdef int merge(State *s, uint32_t at, const Message *first) noexcept nogil:
+    """Let the packets of more messages go in one run: the kernel does its work once for all of them."""
+    cdef const Message *last = first
+    cdef const Message *message
+    cdef uint32_t n_pieces = first.n_pieces
+    cdef int next = first.next
+    while next != NOTHING:
+        message = &s.queue.messages[next]
+        n_pieces += message.n_pieces
+        if (last.last_len != first.step or not goes_with(first, message) or n_pieces > MAX_RUN
+                or n_pieces * first.step > MAX_RUN_BYTES):
+            break
+        if s.b.n_merged[at] == 1:
+            s.b.msgs[at].msg_hdr.msg_iov = &s.queue.gathered[s.queue.n_gathered]
+            gather(s.queue, first)
+        gather(s.queue, message)
+        s.b.n_merged[at] += 1
+        last, next = message, message.next
+    if s.b.n_merged[at] > 1:
+        s.b.msgs[at].msg_hdr.msg_iovlen = (
+            &s.queue.gathered[s.queue.n_gathered] - s.b.msgs[at].msg_hdr.msg_iov)
+    return next
+
+
+cdef inline bint goes_with(const Message *a, const Message *b) noexcept nogil:
+    """Whether b can follow a in a run: same outer headers, no packet longer than a's."""
+    return (a.remote == b.remote and a.tos == b.tos and a.ttl == b.ttl
+            and (a.step == b.step or (b.n_pieces == 1 and b.step < a.step)))
+
+
+cdef inline void gather(Queue *q, const Message *message) noexcept nogil:
+    cdef uint32_t i
+    for i in range(message.part, message.part + 2 * message.n_pieces):
+        if q.parts[i].iov_len:
+            q.gathered[q.n_gathered] = q.parts[i]
+            q.n_gathered += 1
 
 
 cdef void fill(State *s, msghdr *msg, void *control, const Message *message) noexcept nogil:
@@ -293,7 +352,7 @@ cdef void send_all(State *s, int fd, uint32_t source, uint32_t n) noexcept nogil
             at += sent
             tries = 0
         elif not is_passing(s, fd, error, &tries):
-            refused(s, &s.queue.messages[s.b.sent[at]], source, error)
+            refused(s, at, source, error)
             at += 1
             tries = 0
 
@@ -310,23 +369,40 @@ cdef bint is_passing(State *s, int fd, int error, int *tries) noexcept nogil:
     return error == ENOBUFS or (error == EAGAIN and wait_writable(s, fd))
 
 
+cdef inline const Message *following(Queue *q, const Message *message) noexcept nogil:
+    return &q.messages[message.next] if message.next != NOTHING else NULL
+
+
 cdef void count_messages(State *s, uint32_t at, uint32_t end) noexcept nogil:
-    cdef Message *message
+    cdef const Message *message
+    cdef uint32_t _i
     while at < end:
-        message = &s.queue.messages[s.b.sent[at]]
-        count(s.port.tally, DELIVERED, message.n_pieces)
-        count_sent(s.port.tally, message.segment, message.n_pieces, message.n_bytes)
+        message = &s.queue.messages[s.b.first[at]]
+        for _i in range(s.b.n_merged[at]):
+            count(s.port.tally, DELIVERED, message.n_pieces)
+            count_sent(s.port.tally, message.segment, message.n_pieces, message.n_bytes)
+            message = following(s.queue, message)
         at += 1
 
 
-cdef void refused(State *s, Message *message, uint32_t source, int error) noexcept nogil:
-    """Count what the kernel did not take, or, if that was a run it cannot cut, send it packet by packet."""
-    if message.n_pieces > 1 and (error == EIO or error == EINVAL):
-        send_singly(s, message, source, error)
-        return
-    count(s.port.tally, send_verdict(error), message.n_pieces)
-    if error == EMSGSIZE:
-        too_big(s, message, &s.queue.parts[message.part])
+cdef void refused(State *s, uint32_t at, uint32_t source, int error) noexcept nogil:
+    """Count what the kernel did not take. A run that it cannot cut, or one of several messages of which
+    some may be small enough, goes packet by packet.
+    """
+    cdef const Message *message = &s.queue.messages[s.b.first[at]]
+    cdef bint singly = is_run(s, at) and (error == EIO or error == EINVAL)
+    cdef uint32_t _i
+    if s.b.n_merged[at] > 1 and error == EMSGSIZE:
+        singly, error = True, 0
+    for _i in range(s.b.n_merged[at]):
+        if singly:
+            send_singly(s, message, source, error)
+            error = 0
+        else:
+            count(s.port.tally, send_verdict(error), message.n_pieces)
+            if error == EMSGSIZE:
+                too_big(s, message, &s.queue.parts[message.part])
+        message = following(s.queue, message)
 
 
 cdef void too_big(State *s, const Message *message, const iovec *parts) noexcept nogil:
@@ -347,6 +423,9 @@ cdef uint32_t route_mtu(State *s, const Remote *remote) noexcept nogil:
 
 
 cdef void send_singly(State *s, const Message *message, uint32_t source, int error) noexcept nogil:
+    """Its packets as messages of their own. With the errno of a refused run: if its first packet goes, the
+    kernel cannot cut, and is asked no more.
+    """
     cdef uint8_t control[96]
     cdef msghdr msg
     cdef uint32_t i
@@ -361,7 +440,7 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
             if failed == EMSGSIZE:
                 too_big(s, message, msg.msg_iov)
             continue
-        if i == 0:  # the last may fit where none of the others does: that proves nothing
+        if i == 0 and error:  # the last may fit where no other does: that proves nothing
             s.gso, s.gso_error = False, error
         count(s.port.tally, DELIVERED, 1)
         count_sent(s.port.tally, message.segment, 1,
