@@ -193,7 +193,12 @@ def _between(low: int, high: int) -> Callable[[str], int]:
     "carry the frames of one segment until interrupted",
     "vxcore up --vni 42 --local 192.0.2.1 --remote 192.0.2.2 --tap vx42",
     argument("--vni", type=_number, required=True, metavar="N", help="VXLAN network identifier"),
-    argument("--tap", required=True, metavar="NAME", help="TAP device, created if it does not exist"),
+    argument("--tap", metavar="NAME", help="TAP device, created if it does not exist"),
+    argument(
+        "--port",
+        metavar="KIND=DEV",
+        help="instead of --tap: packet=DEV, packet sockets on an interface that exists",
+    ),
     argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
     argument(
         "--remote",

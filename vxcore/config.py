@@ -42,6 +42,7 @@ _DEVICE_NAME = Meta(
     description="a device name of 1 to 15 ASCII characters without / : % and white space",
 )
 _ADDRESSES = Meta(description=f"a list, each {IP_FORM}")
+_PORT_FORM = 'a table such as { kind = "packet", dev = "veth0" }'
 _SOURCE_PORTS = 16
 
 
@@ -52,11 +53,22 @@ class FdbEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     remote: Annotated[IPAddress, Meta(description=IP_FORM)]
 
 
+class Port(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the hosts of a segment are: a network device, and how frames come from it and go to it."""
+
+    kind: Literal["tap", "packet"]
+    """A TAP device, made if missing; or packet sockets on an interface that exists."""
+    dev: Annotated[str, _DEVICE_NAME]
+
+
 class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One VXLAN segment and the TAP device through which this host takes part in it."""
+    """One VXLAN segment and the port through which hosts here take part in it."""
 
     vni: Annotated[int, Meta(ge=0, le=0xFF_FFFF)]
-    tap: Annotated[str, _DEVICE_NAME]
+    tap: Annotated[str, _DEVICE_NAME] | None = None
+    """Short for a port of kind "tap"."""
+    port: Annotated[Port, Meta(description=_PORT_FORM)] | None = None
+    """This or `tap`; see `overlay`."""
     remotes: Annotated[tuple[IPAddress, ...], _ADDRESSES] = ()
     """The flood set: who gets BUM frames."""
     fdb: Annotated[tuple[FdbEntry, ...], Meta(description="a list of { mac, remote } tables")] = ()
@@ -67,6 +79,11 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many entries may be learned; 0: as many as the table holds."""
     mtu: Annotated[int, Meta(ge=68, le=65485)] | None = None
     """Of the TAP device, in bytes (65485: what fits an IPv4 packet); None: from the route."""
+
+    @property
+    def overlay(self) -> Port:
+        """The port, however it was given."""
+        return self.port or Port(kind="tap", dev=self.tap or "")
 
 
 class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,13 +179,15 @@ def from_arguments(options: Mapping[str, Any]) -> Settings:
     """The settings of a VTEP with one segment, from the options of ``vxcore up``.
 
     `options` maps the names of settings, without their table, to values as JSON would have them;
-    `fdb` is a list of ``MAC=REMOTE``. What is None or no setting is passed over, so that the
-    variables of an argparse.Namespace will do. Raises ConfigError with
+    `fdb` is a list of ``MAC=REMOTE`` and `port` is ``KIND=DEV``. What is None or no setting is passed
+    over, so that the variables of an argparse.Namespace will do. Raises ConfigError with
     ``--OPTION VALUE: what is wrong; what is allowed``.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if "fdb" in given:
         given["fdb"] = [_split_entry(entry) for entry in given["fdb"]]
+    if "port" in given:
+        given["port"] = _split_port(given["port"])
     tables: dict[str, type[Struct]] = {"underlay": Underlay, "lanes": Lanes}
     data: dict[str, Any] = {name: _settings_of(table, given) for name, table in tables.items()}
     data |= {"offload": _switched_off(given.get("no_offload", [])), "segment": [_settings_of(Segment, given)]}
@@ -231,6 +250,7 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _segments_alike(settings.segments)
     for index, segment in enumerate(settings.segments):
         yield from _segment_repeats(("segment", index), segment)
+        yield from _port_contradictions(("segment", index), segment, settings.underlay)
     yield from _unreachable_peers(settings)
 
 
@@ -254,9 +274,9 @@ def _segments_alike(segments: tuple[Segment, ...]) -> Iterator[Problem]:
     for index, first in _repeats(segment.vni for segment in segments):
         wrong = f"{{}} is the VNI of segment[{first}]"
         yield Problem(("segment", index, "vni"), wrong, "each segment has its own")
-    for index, first in _repeats(segment.tap for segment in segments):
-        wrong = f"{{}} is the TAP device of segment[{first}]"
-        yield Problem(("segment", index, "tap"), wrong, "each segment has its own")
+    for index, first in _repeats(segment.overlay.dev for segment in segments):
+        wrong = f"{{}} is the device of segment[{first}]"
+        yield Problem(_device_path(("segment", index), segments[index]), wrong, "each segment has its own")
 
 
 def _segment_repeats(path: Path, segment: Segment) -> Iterator[Problem]:
@@ -264,6 +284,24 @@ def _segment_repeats(path: Path, segment: Segment) -> Iterator[Problem]:
         yield Problem((*path, "remotes", index), "{} is there twice", "each remote once")
     for index, _ in _repeats(entry.mac for entry in segment.fdb):
         yield Problem((*path, "fdb", index, "mac"), "{} is there twice", "one remote for each MAC address")
+
+
+def _port_contradictions(path: Path, segment: Segment, underlay: Underlay) -> Iterator[Problem]:
+    dev = segment.overlay.dev
+    if segment.port and segment.tap:
+        yield Problem((*path, "port"), "there is tap as well", "one of the two")
+    if not (segment.port or segment.tap):
+        yield Problem((*path, "tap"), MISSING, "a segment needs it, or a port of another kind")
+    if segment.overlay.kind != "tap" and segment.mtu is not None:
+        wrong = f"{{}} is for {dev}, which exists and has an MTU"
+        yield Problem((*path, "mtu"), wrong, f"leave it out, and see `ip link set {dev} mtu N`")
+    if dev and dev == underlay.dev:
+        wrong = "{} is the device of the underlay"
+        yield Problem(_device_path(path, segment), wrong, "the device that leads to the segment's hosts")
+
+
+def _device_path(path: Path, segment: Segment) -> Path:
+    return (*path, "port", "dev") if segment.port else (*path, "tap")
 
 
 def _unreachable_peers(settings: Settings) -> Iterator[Problem]:
@@ -364,12 +402,20 @@ def _split_entry(entry: str) -> dict[str, str]:
     return {"mac": mac, "remote": remote}
 
 
+def _split_port(port: str) -> dict[str, str]:
+    kind, equals, dev = port.partition("=")
+    if not equals:
+        raise ConfigError(f"--port {_as_typed(port)}: KIND=DEV such as packet=veth0")
+    return {"kind": kind, "dev": dev}
+
+
 def _explain_option(problem: Problem, data: dict[str, Any]) -> str:
     setting = next(str(step) for step in problem.path[1:] if isinstance(step, str))
     option = _OPTION_NAMES.get(setting, "--" + setting.replace("_", "-"))
     if "{}" not in problem.wrong:
         return f"{option}: {problem.wrong}; {problem.allowed}"
-    _, value = found(data, problem.path[:4])  # a static FDB entry was one argument: leave it whole
+    # What was one argument stays whole: a static FDB entry, a port.
+    _, value = found(data, problem.path[: 3 if setting == "port" else 4])
     given = f"{option} {_as_typed(value)}"
     if problem.wrong == NOT_ALLOWED:
         return f"{given}: {problem.allowed}"
@@ -378,7 +424,7 @@ def _explain_option(problem: Problem, data: dict[str, Any]) -> str:
 
 def _as_typed(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{value['mac']}={value['remote']}"
+        return "=".join(map(str, value.values()))
     if isinstance(value, list):
         return " ".join(map(_as_typed, value))
     text = str(value)

@@ -32,7 +32,7 @@ class RunningVtep(Protocol):
     """What is asked of a VTEP while it runs (`vxcore.engine.Vtep`)."""
 
     def describe(self) -> list[dict[str, Any]]:
-        """For each segment: vni, tap, mtu, and remotes as a list of strings."""
+        """For each segment: vni, port (its kind), dev, mtu, and remotes as a list of strings."""
 
     def counters(self) -> dict[str, Any]:
         """What was carried and dropped so far, as JSON would have it."""
@@ -86,9 +86,10 @@ def _blocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
 
 def _announce(segments: list[dict[str, Any]]) -> None:
     for segment in segments:
-        vni, tap, mtu, remotes = (segment[key] for key in ("vni", "tap", "mtu", "remotes"))
-        log.info("segment %s: tap %s, mtu %s, remotes %s", vni, tap, mtu, ", ".join(remotes) or "none")
-        _say(f"ready vni {vni} tap {tap} mtu {mtu} remotes {','.join(remotes) or 'none'}")
+        vni, mtu, remotes = (segment[key] for key in ("vni", "mtu", "remotes"))
+        port = f"{segment['port']} {segment['dev']}"
+        log.info("segment %s: %s, mtu %s, remotes %s", vni, port, mtu, ", ".join(remotes) or "none")
+        _say(f"ready vni {vni} {port} mtu {mtu} remotes {','.join(remotes) or 'none'}")
 
 
 def _wait(vtep: RunningVtep) -> int:

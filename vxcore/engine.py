@@ -21,17 +21,29 @@ from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
 from vxcore._fast.packet import PacketPort
 from vxcore._fast.table import Tables
-from vxcore._fast.tap import TapPort
 from vxcore._fast.udp import UdpPort
 from vxcore.config import Segment, Settings
 from vxcore.errors import ConfigError
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.nexthops import NextHops
 from vxcore.packet import PacketUnderlay
-from vxcore.ports import OVERHEAD, IPAddress, Tap, UdpUnderlay, route_to, scope_of
+from vxcore.ports import (
+    OVERHEAD,
+    IPAddress,
+    OpenOverlay,
+    OverlayDevice,
+    Tap,
+    UdpUnderlay,
+    offload_state,
+    route_to,
+    scope_of,
+)
 from vxcore.verdict import Verdict
 
 AnyPort = UdpPort | PacketPort | GsoTapPort
+
+# The kinds of overlay ports.
+_OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap}
 
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
@@ -69,11 +81,12 @@ class Vtep:
         self.locals = underlay.local or self._locals_by_route()
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
-        self._taps: list[Tap] = []
+        self._overlays: list[OverlayDevice] = []
         for segment in self.settings.segments:
-            tap = Tap(segment.tap, segment.mtu or self._mtu(segment), n_lanes, self.settings.offload)
-            undo.callback(tap.close)
-            self._taps.append(tap)
+            open_overlay, mtu = _OVERLAYS[segment.overlay.kind], segment.mtu or self._mtu(segment)
+            overlay = open_overlay(segment.overlay.dev, mtu, n_lanes, self.settings.offload)
+            undo.callback(overlay.close)
+            self._overlays.append(overlay)
         self._fill_tables()
         self._next_hops = self._start_next_hops(undo) if underlay.kind == "packet" else None
         self._lanes = [self._make_lane(n) for n in range(n_lanes)]
@@ -157,16 +170,13 @@ class Vtep:
         return Lane(
             self._tables,
             ports,
-            [
-                TapPort(tap.name, tap.fds[number], tap.mtu, n, tap.superframes)
-                for n, tap in enumerate(self._taps)
-            ],
+            [overlay.port(number, n) for n, overlay in enumerate(self._overlays)],
             tos=-1 if underlay.tos == "inherit" else underlay.tos,
             ttl=-1 if underlay.ttl == "inherit" else 0,
             strict=underlay.reserved == "strict",
             ecn_linux=underlay.ecn == "linux",
             join_tcp=offload.join,
-            join_udp=offload.join and all(tap.uso for tap in self._taps),
+            join_udp=offload.join and all(overlay.uso for overlay in self._overlays),
             busy_poll_us=self.settings.lanes.busy_poll,
         )
 
@@ -228,21 +238,21 @@ class Vtep:
     # Observing
 
     def describe(self) -> list[dict[str, Any]]:
-        """A dict per segment: vni, tap, mtu, and the flood set's remotes as text."""
+        """A dict per segment: vni, port and dev, mtu, and the flood set's remotes as text."""
         return [
-            {"vni": s.vni, "tap": s.tap, "mtu": tap.mtu, "remotes": [str(remote) for remote in s.remotes]}
-            for s, tap in zip(self.settings.segments, self._taps, strict=True)
+            {**_names(s), "mtu": overlay.mtu, "remotes": [str(remote) for remote in s.remotes]}
+            for s, overlay in zip(self.settings.segments, self._overlays, strict=True)
         ]
 
     def counters(self) -> dict[str, Any]:
         """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes, offloads."""
         segments = [
-            {"vni": s.vni, "tap": s.tap, **_sum(lane.segment_counters(n) for lane in self._lanes)}
+            {**_names(s), **_sum(lane.segment_counters(n) for lane in self._lanes)}
             for n, s in enumerate(self.settings.segments)
         ]
         counts = _sum(lane.drops() for lane in self._lanes)
-        counts[Verdict.UNDERLAY_OVERRUN] = sum(udp.overruns() for udp in self._udps)
-        counts[Verdict.OVERLAY_OVERRUN] = sum(tap.overruns() for tap in self._taps)
+        counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in self._udps)
+        counts[Verdict.OVERLAY_OVERRUN] += sum(overlay.overruns() for overlay in self._overlays)
         drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
         counted = {
@@ -259,16 +269,12 @@ class Vtep:
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
         wanted = self.settings.offload
-        probed = {
-            "tap_tso": all(tap.superframes for tap in self._taps),
-            "tap_uso": all(tap.uso for tap in self._taps),
-            **{
-                name: all(getattr(udp, name.removeprefix("udp_"), True) for udp in self._udps)
-                for name in _OF_UDP
-            },
-        }
-        states = {name: _state(getattr(wanted, name), works) for name, works in probed.items()}
-        states["join"] = _state(wanted.join, True)
+        states = {name: offload_state(getattr(wanted, name), True) for name in wanted.__struct_fields__}
+        for name in _OF_UDP:
+            works = all(getattr(udp, name.removeprefix("udp_"), True) for udp in self._udps)
+            states[name] = offload_state(getattr(wanted, name), works)
+        for overlay in self._overlays:
+            states |= {name: state for name, state in overlay.offloads().items() if state != "on"}
         errors = {port.gso_error for port in self._underlay_ports if port.gso_error}
         if errors:
             name = "udp_gso" if self._udps else "tunnel_gso"
@@ -288,12 +294,6 @@ class Vtep:
         ]
 
 
-def _state(wanted: bool, works: bool) -> str:
-    if not wanted:
-        return "off"
-    return "on" if works else "not known to this kernel"
-
-
 def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:
     total: Counter[Any] = Counter()
     for one in counters:
@@ -303,6 +303,10 @@ def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:
 
 def _peers(segment: Segment) -> list[IPAddress]:
     return [*segment.remotes, *(entry.remote for entry in segment.fdb)]
+
+
+def _names(segment: Segment) -> dict[str, Any]:
+    return {"vni": segment.vni, "port": segment.overlay.kind, "dev": segment.overlay.dev}
 
 
 def _packed(address: IPAddress) -> bytes:

@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
+from vxcore._fast.port import OverlayPort
+from vxcore._fast.tap import TapPort
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.wire import ETH_LEN, VXLAN_LEN
@@ -62,6 +64,40 @@ _RUN_BYTES = 65000  # as in udp.pyx
 OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
 
 
+class OverlayDevice(Protocol):
+    """What the port of a segment is made from, whatever its kind: opened once, with a part for each lane.
+
+    `mtu` is the device's, in bytes; `uso` says whether it takes UDP frames that are joined.
+    """
+
+    name: str
+    mtu: int
+    uso: bool
+
+    def port(self, lane: int, segment: int) -> OverlayPort:
+        """The part of one lane, for the segment of that number in the tables."""
+
+    def offloads(self) -> dict[str, str]:
+        """The state of those settings of `Offload` that are its own: "on", "off", or why not."""
+
+    def overruns(self) -> int:
+        """Frames that were lost because we did not take them in time."""
+
+    def close(self) -> None:
+        """Leave the host as it was; the lanes have ended."""
+
+
+# How one is opened: device, the MTU that the underlay leaves, number of lanes, what is allowed.
+OpenOverlay = Callable[[str, int, int, Offload], OverlayDevice]
+
+
+def offload_state(wanted: bool, works: bool) -> str:
+    """What there is to say of an offload that was probed when opened."""
+    if not wanted:
+        return "off"
+    return "on" if works else "not known to this kernel"
+
+
 class Tap:
     """A TAP device with one queue for each lane, made if missing.
 
@@ -74,6 +110,7 @@ class Tap:
     def __init__(self, name: str, mtu: int, n_queues: int = 1, offload: Offload | None = None) -> None:
         self.name = name
         self.mtu = mtu
+        self.offload = offload or Offload()
         self.fds: list[int] = []
         self._before: tuple[int, bool] | None = None
         self._dropped_before = 0
@@ -83,7 +120,7 @@ class Tap:
             undo.callback(self._close_queues)
             for _ in range(n_queues):
                 self.fds.append(open_tun(name, n_queues > 1))
-            self.superframes, self.uso = _ask_for_superframes(self.fds, name, offload or Offload())
+            self.superframes, self.uso = _ask_for_superframes(self.fds, name, self.offload)
             if existing is not None:
                 self._before = existing.get_attr("IFLA_MTU"), bool(existing["flags"] & _IFF_UP)
                 undo.callback(self._restore)
@@ -124,6 +161,16 @@ class Tap:
         if self._before is not None:
             with IPRoute() as route:
                 self._set(route, *self._before)
+
+    def port(self, lane: int, segment: int) -> TapPort:
+        """The queue of one lane."""
+        return TapPort(self.name, self.fds[lane], self.mtu, segment, self.superframes)
+
+    def offloads(self) -> dict[str, str]:
+        return {
+            "tap_tso": offload_state(self.offload.tap_tso, self.superframes),
+            "tap_uso": offload_state(self.offload.tap_uso, self.uso),
+        }
 
     def overruns(self) -> int:
         """Frames that the kernel dropped because we did not read them in time; 0 if it cannot be told."""

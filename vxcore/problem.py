@@ -93,7 +93,7 @@ def _type_at(kind: type, path: Path) -> inspect.Type:
     """The part of `kind` that `path` leads to."""
     node = inspect.type_info(kind)
     for step in path:
-        match _bare(node):
+        match _table(node):
             case inspect.StructType(fields=fields):
                 node = next(field.type for field in fields if field.encode_name == step)
             case inspect.VarTupleType(item_type=item):
@@ -107,8 +107,15 @@ def _bare(node: inspect.Type) -> inspect.Type:
     return node.type if isinstance(node, inspect.Metadata) else node
 
 
-def _keys(node: inspect.Type) -> list[str]:
+def _table(node: inspect.Type) -> inspect.Type:
+    """Of a table that may be left out, the table."""
     node = _bare(node)
+    options = node.types if isinstance(node, inspect.UnionType) else ()
+    return next((_bare(t) for t in options if isinstance(_bare(t), inspect.StructType)), node)
+
+
+def _keys(node: inspect.Type) -> list[str]:
+    node = _table(node)
     return [field.encode_name for field in node.fields] if isinstance(node, inspect.StructType) else []
 
 

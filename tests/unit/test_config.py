@@ -116,6 +116,53 @@ CHANGED = [
 ]
 
 
+def test_a_port_may_be_written_short_or_long(tmp_path: Path) -> None:
+    file = tmp_path / "vx.toml"
+    for text, kind, dev in [
+        ('tap = "vx42"', "tap", "vx42"),
+        ('port = { kind = "tap", dev = "vx7" }', "tap", "vx7"),
+        ('port = { kind = "packet", dev = "veth0" }', "packet", "veth0"),
+    ]:
+        file.write_text(GOOD.replace('tap = "vx42"', text))
+        (segment,) = config.load(file).segments
+        assert (segment.overlay.kind, segment.overlay.dev) == (kind, dev)
+
+
+def port(text: str) -> tuple[str, str]:
+    return 'tap = "vx42"\n', f"port = {text}\n"
+
+
+KINDS = '"packet" or "tap"'
+CHANGED += [
+    ('tap = "vx42"\n', "", "4: segment[0].tap: missing; a segment needs it, or a port of another kind"),
+    (
+        "remotes",
+        'port = { kind = "packet", dev = "veth0" }\nremotes',
+        "7: segment[0].port: there is tap as well; one of the two",
+    ),
+    (*port("3"), '6: segment[0].port: 3 is not allowed; a table such as { kind = "packet", dev = "veth0" }'),
+    (*port('{ dev = "a" }'), f"6: segment[0].port.kind: missing; {KINDS}"),
+    (*port('{ kind = "tab", dev = "a" }'), f'6: segment[0].port.kind: "tab" is not allowed; {KINDS}'),
+    (*port('{ kind = "tap" }'), f"6: segment[0].port.dev: missing; {DEVICE}"),
+    (*port('{ kind = "tap", dev = "a/b" }'), f'6: segment[0].port.dev: "a/b" is not allowed; {DEVICE}'),
+    (
+        *port('{ kind = "tap", device = "a" }'),
+        "6: segment[0].port.device: unknown key; did you mean dev?",
+    ),
+    (
+        *port('{ kind = "packet", dev = "veth0" }\nmtu = 1400'),
+        "7: segment[0].mtu: 1400 is for veth0, which exists and has an MTU; leave it out, and see"
+        " `ip link set veth0 mtu N`",
+    ),
+    (
+        "[underlay]",
+        '[underlay]\ndev = "vx42"',
+        '7: segment[0].tap: "vx42" is the device of the underlay; the device that leads to the segment\'s'
+        " hosts",
+    ),
+]
+
+
 @pytest.mark.parametrize(("old", "new", "expected"), CHANGED)
 def test_one_thing_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
@@ -128,8 +175,12 @@ ADDED = [
         "9: segment[1].vni: 42 is the VNI of segment[0]; each segment has its own",
     ),
     (
+        '[[segment]]\nvni=43\nport={kind="packet", dev="vx42"}\n',
+        '10: segment[1].port.dev: "vx42" is the device of segment[0]; each segment has its own',
+    ),
+    (
         '[[segment]]\nvni=43\ntap="vx42"\n',
-        '10: segment[1].tap: "vx42" is the TAP device of segment[0]; each segment has its own',
+        '10: segment[1].tap: "vx42" is the device of segment[0]; each segment has its own',
     ),
     (
         'fdb=[{mac="01:00:5e:00:00:01", remote="192.0.2.2"}]\n',
@@ -220,6 +271,11 @@ def test_every_option_reaches_the_settings() -> None:
         ("vni", 99999999, f"--vni 99999999: {INTEGER_VNI}"),
         ("vni", "x", f"--vni x: {INTEGER_VNI}"),
         ("tap", "", f'--tap "": {DEVICE}'),
+        ("tap", None, "--tap: missing; a segment needs it, or a port of another kind"),
+        ("port", "packet=veth0", "--port: there is tap as well; one of the two"),
+        ("port", "veth0", "--port veth0: KIND=DEV such as packet=veth0"),
+        ("port", "pocket=veth0", f"--port pocket=veth0: {KINDS}"),
+        ("port", "packet=", f"--port packet=: {DEVICE}"),
         ("local", ["nonsense"], "--local nonsense: is not an IP address; an IPv4 or IPv6 address"),
         ("srcport", [5, 4], "--srcport 5 4: is an empty range; the first must not be above the last"),
         ("srcport", ["a", "b"], "--srcport a: an integer from 1 to 65535"),
@@ -242,6 +298,11 @@ def test_a_wrong_option_is_named_as_it_was_typed(name: str, value: object, expec
     with pytest.raises(ConfigError) as caught:
         config.from_arguments({**OPTIONS, name: value})
     assert str(caught.value) == expected
+
+
+def test_a_port_of_another_kind_than_tap() -> None:
+    (segment,) = config.from_arguments({**OPTIONS, "tap": None, "port": "packet=veth0"}).segments
+    assert (segment.tap, segment.overlay) == (None, config.Port(kind="packet", dev="veth0"))
 
 
 def test_a_small_range_of_source_ports_needs_no_second_option() -> None:

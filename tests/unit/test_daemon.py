@@ -30,12 +30,13 @@ class Fake:
     def __exit__(self, *why):
         Path(sys.argv[1]).write_text("closed")
     def describe(self):
-        return [{"vni": 42, "tap": "vx42", "mtu": 1450, "remotes": ["192.0.2.2", "192.0.2.3"]}]
+        return [{"vni": 42, "port": "tap", "dev": "vx42", "mtu": 1450, "remotes": ["192.0.2.2", "192.0.2.3"]}]
     def offloads(self):
         self.asked = getattr(self, "asked", 0) + 1
         return {"udp_gso": "on" if self.asked == 1 else "refused"}
     def counters(self):
-        one = {"vni": 42, "tap": "vx42", "rx_packets": 1, "rx_bytes": 60, "tx_packets": 2, "tx_bytes": 120}
+        names = {"vni": 42, "port": "tap", "dev": "vx42"}
+        one = {**names, "rx_packets": 1, "rx_bytes": 60, "tx_packets": 2, "tx_bytes": 120}
         return {"segments": [one], "drops": {"unknown_vni": 3}, "fdb": {}, "lanes": []}
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
