@@ -133,6 +133,10 @@ class Offload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TCP super-frames and partial checksums from and to TAP devices (TUNSETOFFLOAD)."""
     tap_uso: bool = True
     """UDP super-frames too (Linux 6.2)."""
+    packet_vnet: bool = True
+    """Super-frames and partial checksums from and to the interfaces of ports of kind "packet"
+    (PACKET_VNET_HDR; UDP's since Linux 6.2).
+    """
     udp_gso: bool = True
     """Runs of packets sent in one call and cut below us (UDP_SEGMENT, Linux 4.18)."""
     udp_gro: bool = True

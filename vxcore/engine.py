@@ -22,11 +22,12 @@ from vxcore._fast.lane import Lane
 from vxcore._fast.packet import PacketPort
 from vxcore._fast.table import Tables
 from vxcore._fast.udp import UdpPort
-from vxcore.config import Segment, Settings
+from vxcore.config import Port, Segment, Settings
 from vxcore.errors import ConfigError
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.nexthops import NextHops
 from vxcore.packet import PacketUnderlay
+from vxcore.packet_overlay import PacketOverlay
 from vxcore.ports import (
     OVERHEAD,
     IPAddress,
@@ -34,6 +35,7 @@ from vxcore.ports import (
     OverlayDevice,
     Tap,
     UdpUnderlay,
+    device_of,
     offload_state,
     route_to,
     scope_of,
@@ -43,7 +45,7 @@ from vxcore.verdict import Verdict
 AnyPort = UdpPort | PacketPort | GsoTapPort
 
 # The kinds of overlay ports.
-_OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap}
+_OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap, "packet": PacketOverlay}
 
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
@@ -83,6 +85,7 @@ class Vtep:
         self._open_underlay(undo, n_lanes)
         self._overlays: list[OverlayDevice] = []
         for segment in self.settings.segments:
+            self._refuse_circle(segment.overlay)
             open_overlay, mtu = _OVERLAYS[segment.overlay.kind], segment.mtu or self._mtu(segment)
             overlay = open_overlay(segment.overlay.dev, mtu, n_lanes, self.settings.offload)
             undo.callback(overlay.close)
@@ -92,6 +95,13 @@ class Vtep:
         self._lanes = [self._make_lane(n) for n in range(n_lanes)]
         for n, lane in enumerate(self._lanes):
             self._start(n, lane, undo)
+
+    def _refuse_circle(self, port: Port) -> None:
+        """What the underlay receives must not go into a segment: each packet would go round for ever."""
+        for local in self.locals if port.kind != "tap" else ():
+            if device_of(local) == port.dev:
+                text = f"{port.dev} has the local address {local}: it leads to the underlay"
+                raise ConfigError(f"{text}; give the device that leads to the segment's hosts")
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         underlay = self.settings.underlay

@@ -23,11 +23,10 @@ from vxcore.wire import ETH_LEN, IPV6_LEN
 log = logging.getLogger("vxcore")
 
 # linux/if_packet.h
-_SOL_PACKET = 263
-_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _COPY_THRESH, _VERSION, _RESERVE = 1, 5, 6, 7, 10, 12
-_VNET_HDR, _FANOUT, _IGNORE_OUTGOING = 15, 18, 23
+SOL_PACKET = 263
+_RX_RING, _STATISTICS, _COPY_THRESH, _VERSION, _RESERVE, _VNET_HDR, _FANOUT = 5, 6, 7, 10, 12, 15, 18
 _TPACKET_V2 = 1
-_FANOUT_HASH, _FANOUT_UNIQUE_ID, _FANOUT_IGNORE_OUTGOING = 0, 0x2000, 0x4000
+_FANOUT_HASH, _FANOUT_UNIQUE_ID = 0, 0x2000
 _SO_RCVBUFFORCE = 33
 
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
@@ -80,18 +79,18 @@ class PacketUnderlay:
             undo.callback(self.close)
             for _ in range(n_lanes):
                 self.receivers.append(self._receiver(settings))
-                self.senders.append(_packet_socket())
-            _share(self.receivers)
+                self.senders.append(packet_socket())
+            share(self.receivers)
             undo.pop_all()
 
     def _receiver(self, settings: Underlay) -> socket.socket:
         protocol = _ETH_P_IP if self.local.version == 4 else _ETH_P_IPV6
-        sock = _packet_socket(protocol)
+        sock = packet_socket(protocol)
         try:
             if settings.dev:
                 sock.bind((settings.dev, protocol))
             attach_filter(sock, our_packets(self.local, settings.dstport))
-            _set_ring(sock, self.ring)
+            set_ring(sock, self.ring)
         except BaseException:
             sock.close()
             raise
@@ -99,7 +98,7 @@ class PacketUnderlay:
 
     def overruns(self) -> int:
         """Packets that the kernel dropped because our rings were full."""
-        self._dropped += sum(_ring_drops(sock) for sock in self.receivers)
+        self._dropped += sum(ring_drops(sock) for sock in self.receivers)
         return self._dropped
 
     def close(self) -> None:
@@ -110,8 +109,11 @@ class PacketUnderlay:
         self._keeper.close()
 
 
-def _packet_socket(protocol: int = 0) -> socket.socket:
-    """A packet socket on all devices with a virtio-net header in front of each packet; 0: receives none."""
+def packet_socket(protocol: int = 0, vnet: bool = True) -> socket.socket:
+    """A packet socket on all devices, with or without a virtio-net header in front of each packet.
+
+    Protocol 0: it receives none.
+    """
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
     except PermissionError as error:
@@ -121,21 +123,21 @@ def _packet_socket(protocol: int = 0) -> socket.socket:
         raise UnsupportedError(f"packet sockets: {error.strerror}; the kernel lacks AF_PACKET") from None
     sock.setblocking(False)
     try:
-        sock.setsockopt(_SOL_PACKET, _VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, _VNET_HDR, int(vnet))
     except OSError as error:
         sock.close()
         raise UnsupportedError(f"packet sockets: PACKET_VNET_HDR: {error.strerror}") from None
     return sock
 
 
-def _set_ring(sock: socket.socket, size: RingSize) -> None:
+def set_ring(sock: socket.socket, size: RingSize) -> None:
     """Set the ring up; the kernel forgets what was queued before, when there was no filter."""
     set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
     try:
-        sock.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
-        sock.setsockopt(_SOL_PACKET, _RESERVE, _SLOT_ROOM)
-        sock.setsockopt(_SOL_PACKET, _COPY_THRESH, 1)
-        sock.setsockopt(_SOL_PACKET, _RX_RING, size.request())
+        sock.setsockopt(SOL_PACKET, _VERSION, _TPACKET_V2)
+        sock.setsockopt(SOL_PACKET, _RESERVE, _SLOT_ROOM)
+        sock.setsockopt(SOL_PACKET, _COPY_THRESH, 1)
+        sock.setsockopt(SOL_PACKET, _RX_RING, size.request())
     except OSError as error:
         code = error.errno or errno.EIO
         if code == errno.ENOMEM:
@@ -143,20 +145,23 @@ def _set_ring(sock: socket.socket, size: RingSize) -> None:
         raise UnsupportedError(f"packet socket: its ring: {os.strerror(code)}") from None
 
 
-def _share(sockets: list[socket.socket], flags: int = 0) -> None:
-    """Put them in one fanout group, which spreads flows over them; the kernel chooses its number."""
+def share(sockets: list[socket.socket], flags: int = 0) -> None:
+    """Put them in one fanout group, which spreads flows over them; the kernel chooses its number.
+
+    `flags` are the kernel's PACKET_FANOUT_FLAG_*. What shares cannot be bound to another device.
+    """
     if len(sockets) < 2:
         return
     kind = _FANOUT_HASH | flags
-    sockets[0].setsockopt(_SOL_PACKET, _FANOUT, (kind | _FANOUT_UNIQUE_ID) << 16)
-    group = sockets[0].getsockopt(_SOL_PACKET, _FANOUT) & 0xFFFF
+    sockets[0].setsockopt(SOL_PACKET, _FANOUT, (kind | _FANOUT_UNIQUE_ID) << 16)
+    group = sockets[0].getsockopt(SOL_PACKET, _FANOUT) & 0xFFFF
     for sock in sockets[1:]:
-        sock.setsockopt(_SOL_PACKET, _FANOUT, kind << 16 | group)
+        sock.setsockopt(SOL_PACKET, _FANOUT, kind << 16 | group)
 
 
-def _ring_drops(sock: socket.socket) -> int:
+def ring_drops(sock: socket.socket) -> int:
     """Since the last call, for the kernel counts anew after each."""
-    _, drops = struct.unpack("=II", sock.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+    _, drops = struct.unpack("=II", sock.getsockopt(SOL_PACKET, _STATISTICS, 8))
     return int(drops)
 
 
@@ -167,7 +172,7 @@ _LDX, _LDX_IHL, _TAX = 0x01, 0xB1, 0x07
 _ADD, _LSH, _RET = 0x04, 0x64, 0x06
 _JA, _JEQ, _JSET = 0x05, 0x15, 0x45
 _PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
-_PACKET_HOST = 0
+_PACKET_HOST, _PACKET_OUTGOING = 0, 4
 _WHOLE = 0x40000
 
 _IPV4_FRAGMENT, _IPV4_PROTOCOL, _IPV4_DESTINATION = ETH_LEN + 6, ETH_LEN + 9, ETH_LEN + 16
@@ -177,6 +182,12 @@ _UDP_DESTINATION = ETH_LEN + 2  # behind an IP header of X bytes
 # A label, or an instruction: code and operand, and of a jump the labels it goes to if true and if
 # false ("": the next instruction).
 Line = str | tuple[int, int] | tuple[int, int, str, str]
+
+
+def received() -> list[Instruction]:
+    """Lets in all that a device receives, and nothing that it sends."""
+    lines: list[Line] = [(_LD_W, _PACKET_TYPE), (_JEQ, _PACKET_OUTGOING, "drop", ""), (_RET, _WHOLE)]
+    return _assemble([*lines, "drop", (_RET, 0)])
 
 
 def our_packets(local: IPAddress, port: int) -> list[Instruction]:

@@ -198,6 +198,14 @@ def _link(route: IPRoute, name: str) -> Any:
     return route.get_links(indexes[0])[0] if indexes else None
 
 
+def device_of(address: IPAddress) -> str | None:
+    """The device that has this address of ours."""
+    with IPRoute() as route:
+        for found in route.get_addr(address=str(address)):
+            return socket.if_indextoname(found["index"])
+    return None
+
+
 def open_tun(name: str, multi_queue: bool, vnet_len: int = _VNET_HDR_LEN) -> int:
     """A queue of a TAP, made if missing, that puts a virtio-net header in front of each frame."""
     try:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Ports:
 
     name: str
     options: tuple[str, ...] = ()
+    overlay: str = "tap"
 
 
 WITHOUT = [word for name in Offload.__struct_fields__ for word in ("--no-offload", name)]
@@ -36,6 +37,10 @@ PORTS = [
     Ports("tap-udp"),
     Ports("tap-udp-2lanes", ("--lanes", "2")),
     Ports("tap-udp-without-offload", tuple(WITHOUT)),
+    Ports("packet-udp", overlay="packet"),
+    Ports("packet-udp-2lanes", ("--lanes", "2"), "packet"),
+    Ports("packet-udp-without-offload", tuple(WITHOUT), "packet"),
+    Ports("packet-packet", ("--underlay", "packet"), "packet"),
 ]
 PEERS = ["kernel", "vxcore"]
 MODES = ["offload", "wire"]  # whether super-frames cross the wire between the hosts
@@ -114,6 +119,20 @@ class Site:
     def _agent(host: Host) -> Agent:
         return Agent(host, f"10.42.0.{host.number}", f"fd42::{host.number}")
 
+    def prepare(self, overlay: str, options: tuple[str, ...]) -> tuple[str, ...]:
+        """The options of a kind of overlay port, whose device comes to lie behind vx42."""
+        if overlay == "tap":
+            return ("--tap", "vx42")
+        mtu, behind = str(self.mtu), "vx42p"
+        if self.host.ip("link", "show", behind, check=False).returncode:
+            peer = ("peer", "name", behind, "mtu", mtu)
+            self.host.ip("link", "add", "vx42", "mtu", mtu, "type", "veth", *peer)
+            self.host.run("sysctl", "-qw", f"net.ipv6.conf.{behind}.disable_ipv6=1")
+            self.host.ip("link", "set", behind, "arp", "off", "up")  # or this host would answer there
+        uso = "off" if "packet_vnet" in options else "on"  # without these headers nobody knows how to cut
+        self.host.run("ethtool", "-K", "vx42", "tx-udp-segmentation", uso)
+        return ("--port", f"{overlay}={behind}")
+
     def plug(self) -> None:
         """The overlay device into the bridge."""
         self.host.ip("address", "flush", "dev", "vx42")
@@ -134,6 +153,8 @@ class Sites:
     lan: Lan
     both: list[Site]
     vteps: list[VtepProcess]
+    unresolved: list[int] = field(default_factory=list)
+    """Of each VTEP, the packets from before the kernel had resolved its next hops."""
 
     def ends(self) -> Iterator[tuple[Agent, Agent]]:
         """Container to container, and host to host, both ways."""
@@ -142,20 +163,32 @@ class Sites:
             yield other, one
 
     def drops(self) -> list[dict[str, int]]:
-        return [vtep.counters()["drops"] for vtep in self.vteps]
+        all_of = [vtep.counters()["drops"] for vtep in self.vteps]
+        for drops, before in zip(all_of, self.unresolved, strict=True):
+            if drops.get("no_next_hop") == before:
+                drops.pop("no_next_hop", None)
+        return all_of
+
+    def resolve(self) -> None:
+        """Wait until the VTEPs find each other."""
+        one, other = (site.host for site in self.both)
+        hosts.wait_until(lambda: one.pings(f"10.42.0.{other.number}"), "the VTEPs find each other")
+        self.unresolved = [vtep.drops("no_next_hop") for vtep in self.vteps]
 
     def replace_vtep(self, *options: str, before: tuple[str, ...] = ()) -> VtepProcess:
         """End vxcore at site 0 and start it with other options; `before` is what starts it."""
         self.vteps[0].stop()
-        self.vteps[0] = start_vtep(self.both[0], self.lan, self.pair.family, *options, before=before)
+        self.vteps[0] = start_vtep(self.both[0], self.lan, self.pair, *options, before=before)
+        self.resolve()
         return self.vteps[0]
 
 
-def start_vtep(site: Site, lan: Lan, family: int, *options: str, before: tuple[str, ...] = ()) -> VtepProcess:
+def start_vtep(site: Site, lan: Lan, pair: Pair, *options: str, before: tuple[str, ...] = ()) -> VtepProcess:
     others = [host for host in lan.hosts if host is not site.host]
-    remotes = [word for other in others for word in ("--remote", other.address(family))]
-    ends = ("--local", site.host.address(family), *remotes)
-    vtep = VtepProcess(site.host, "up", "--vni", "42", *ends, "--tap", "vx42", *options, before=before)
+    remotes = [word for other in others for word in ("--remote", other.address(pair.family))]
+    ends = ("--local", site.host.address(pair.family), *remotes)
+    port = site.prepare(pair.ports.overlay, options)
+    vtep = VtepProcess(site.host, "up", "--vni", "42", *ends, *port, *options, before=before)
     site.plug()
     return vtep
 
@@ -172,7 +205,8 @@ def build(pair: Pair) -> Iterator[Sites]:
             for site in both:
                 site.build()
             start_peer(sites)
-            sites.vteps.insert(0, start_vtep(both[0], lan, pair.family, *pair.ports.options))
+            sites.vteps.insert(0, start_vtep(both[0], lan, pair, *pair.ports.options))
+            sites.resolve()
             yield sites
         finally:
             for site in both:
@@ -185,7 +219,7 @@ def start_peer(sites: Sites) -> None:
         site.host.kernel_vxlan([sites.lan.hosts[0]], family=pair.family)
         site.plug()
     else:
-        sites.vteps.append(start_vtep(site, sites.lan, pair.family, *pair.ports.options))
+        sites.vteps.append(start_vtep(site, sites.lan, pair, *pair.ports.options))
 
 
 def send_stream(one: Agent, other: Agent, family: int, n_bytes: int, longest: int) -> None:

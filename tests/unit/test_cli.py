@@ -19,7 +19,7 @@ UP = ["up", "--vni", "42", "--tap", "vx42", "--remote", "192.0.2.2"]
         (["--nosuch"], "the following arguments are required: COMMAND (see vxcore --help)"),
         (["nosuch"], "invalid choice: 'nosuch'"),
         (["up"], "the following arguments are required: --vni (see vxcore up --help)"),
-            (["up", "--vni", "42"], "--tap: missing; a segment needs it, or a port of another kind"),
+        (["up", "--vni", "42"], "--tap: missing; a segment needs it, or a port of another kind"),
         ([*UP, "--vni", "99999999"], "--vni 99999999: an integer from 0 to 16777215"),
         ([*UP, "--remot", "x"], "unrecognized arguments: --remot x"),
         (["run", "/nosuch.toml"], "/nosuch.toml: cannot be read: No such file or directory"),

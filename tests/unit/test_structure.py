@@ -24,6 +24,7 @@ FLOORS = [
     "_fast",
     "ports capture scapy",
     "packet nexthops gsotap",
+    "packet_overlay",
     "engine",
     "daemon",
     "lab",
@@ -42,13 +43,13 @@ FAST_FLOORS = [
     "port",
     "hops packet_ring",
     "udp tap packet gso gro icmp",
-    "gsotap",
+    "gsotap packet_overlay",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
-KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "capture", "scapy", "engine"}
+KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

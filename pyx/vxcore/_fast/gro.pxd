@@ -36,3 +36,6 @@ cdef struct Joins:
 cdef void gro_add(Joins *joins, Overlay *port, uint8_t *frame, uint32_t length,
                   const Flow *flow) noexcept nogil
 cdef void gro_flush(Joins *joins) noexcept nogil
+# What is yet to be done to a frame of which nothing was said: a checksum to finish, TCP to cut to the MTU.
+cdef void describe_undone(const uint8_t *frame, uint32_t length, const Flow *flow, uint32_t mtu,
+                          vx_vnet *vnet) noexcept nogil

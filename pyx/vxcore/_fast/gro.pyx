@@ -217,13 +217,13 @@ cdef void send_singly(Overlay *port, uint8_t *frame, uint32_t length, const Flow
     """
     cdef iovec parts[2]
     cdef vx_vnet vnet
-    describe(frame, length, flow, port.mtu, &vnet)
+    describe_undone(frame, length, flow, port.mtu, &vnet)
     parts[1] = iovec(frame, length)
     port.send(port.state, parts, 2, &vnet, 1)
 
 
-cdef void describe(const uint8_t *frame, uint32_t length, const Flow *flow, uint32_t mtu,
-                   vx_vnet *vnet) noexcept nogil:
+cdef void describe_undone(const uint8_t *frame, uint32_t length, const Flow *flow, uint32_t mtu,
+                          vx_vnet *vnet) noexcept nogil:
     cdef uint32_t field_off, header_len
     memset(vnet, 0, sizeof(vx_vnet))
     if not checksum_is_partial(frame, length, flow, &field_off):

@@ -1,4 +1,5 @@
-# The receive ring of a packet socket, TPACKET_V2 with PACKET_VNET_HDR and PACKET_COPY_THRESH.
+# The receive ring of a packet socket, TPACKET_V2 with PACKET_COPY_THRESH and, most often,
+# PACKET_VNET_HDR.
 from libc.stdint cimport uint8_t, uint32_t
 
 from vxcore._fast.c_wire cimport vx_vnet
@@ -16,6 +17,7 @@ cdef struct Ring:
     uint32_t block_len
     uint32_t at              # the next slot to take
     uint32_t held_from, n_held
+    bint vnet                # each packet has a virtio-net header in front
 
 
 cdef enum Take:
@@ -28,11 +30,13 @@ cdef enum Take:
 cdef struct Taken:
     uint8_t *data
     uint32_t length          # of what is there; less than the packet when it did not fit
-    vx_vnet vnet
-    bint tagged              # it had a VLAN tag, which is not in the data
+    vx_vnet vnet             # all zeros in a ring without
+    bint partial             # its transport checksum is yet to be finished
+    uint32_t tag             # a VLAN tag that it had, which is not in the data; 0: none
 
 
-cdef int ring_open(Ring *r, int fd, uint32_t block_len, uint32_t n_blocks, uint32_t slot_len) except -1
+cdef int ring_open(Ring *r, int fd, uint32_t block_len, uint32_t n_blocks, uint32_t slot_len,
+                   bint vnet) except -1
 cdef void ring_close(Ring *r) noexcept
 # Give the slots of all packets that were taken back to the kernel.
 cdef void ring_release(Ring *r) noexcept nogil

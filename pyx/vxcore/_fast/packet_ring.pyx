@@ -17,9 +17,11 @@ import os
 from vxcore._fast.c_atomic cimport vx_load_acquire, vx_store_release
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_packet cimport *
+from vxcore._fast.flow cimport ETHERTYPE_VLAN
 from vxcore._fast.port cimport SLOT_LEN
 
-cdef int ring_open(Ring *r, int fd, uint32_t block_len, uint32_t n_blocks, uint32_t slot_len) except -1:
+cdef int ring_open(Ring *r, int fd, uint32_t block_len, uint32_t n_blocks, uint32_t slot_len,
+                   bint vnet) except -1:
     """Map the ring that was set up on the socket with these sizes. Raises OSError."""
     cdef void *memory = mmap(NULL, <size_t>block_len * n_blocks, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     if memory == MAP_FAILED:
@@ -27,7 +29,7 @@ cdef int ring_open(Ring *r, int fd, uint32_t block_len, uint32_t n_blocks, uint3
     memset(r, 0, sizeof(Ring))
     r.memory, r.memory_len, r.fd = <uint8_t *>memory, <size_t>block_len * n_blocks, fd
     r.block_len, r.slot_len, r.slots_in_block = block_len, slot_len, block_len // slot_len
-    r.n_slots = n_blocks * r.slots_in_block
+    r.n_slots, r.vnet = n_blocks * r.slots_in_block, vnet
     return 0
 
 
@@ -62,30 +64,41 @@ cdef Take ring_take(Ring *r, Taken *out, uint8_t *room) noexcept nogil:
         return NO_PACKET
     r.at = after(r, r.at)
     r.n_held += 1
-    out.tagged = status & TP_STATUS_VLAN_VALID != 0
+    out.tag = stripped_tag(header, status) if status & TP_STATUS_VLAN_VALID else 0
+    out.partial = status & TP_STATUS_CSUMNOTREADY != 0
     if header.tp_snaplen < header.tp_len:
         return take_large(r, status, out, room)
     out.data, out.length = slot + header.tp_mac, header.tp_snaplen
-    memcpy(&out.vnet, out.data - VNET_LEN, VNET_LEN)
+    if r.vnet:
+        memcpy(&out.vnet, out.data - VNET_LEN, VNET_LEN)
+    else:
+        memset(&out.vnet, 0, VNET_LEN)
     return TAKEN
+
+
+cdef inline uint32_t stripped_tag(const tpacket2_hdr *header, uint32_t status) noexcept nogil:
+    """The tag that the kernel, or the NIC, took off, as it stood in the frame."""
+    cdef uint32_t tpid = header.tp_vlan_tpid if status & TP_STATUS_VLAN_TPID_VALID else ETHERTYPE_VLAN
+    return tpid << 16 | header.tp_vlan_tci
 
 
 cdef Take take_large(Ring *r, uint32_t status, Taken *out, uint8_t *room) noexcept nogil:
     """Receive what did not fit its slot; the kernel could not queue it if the queue was full."""
     cdef iovec parts[2]
     cdef msghdr msg
-    cdef ssize_t length
+    cdef ssize_t length, vnet_len = VNET_LEN if r.vnet else 0
     if not status & TP_STATUS_COPY:
         return LOST
-    parts[0], parts[1] = iovec(&out.vnet, VNET_LEN), iovec(room, SLOT_LEN)
+    parts[0], parts[1] = iovec(&out.vnet, vnet_len), iovec(room, SLOT_LEN)
+    memset(&out.vnet, 0, VNET_LEN)
     memset(&msg, 0, sizeof(msghdr))
     msg.msg_iov, msg.msg_iovlen = parts, 2
     length = recvmsg(r.fd, &msg, MSG_DONTWAIT)
     while length < 0 and errno == EINTR:
         length = recvmsg(r.fd, &msg, MSG_DONTWAIT)
-    if length < VNET_LEN:
+    if length < vnet_len:
         return LOST
-    out.data, out.length = room, <uint32_t>length - VNET_LEN
+    out.data, out.length = room, <uint32_t>(length - vnet_len)
     return TOO_LONG if msg.msg_flags & MSG_TRUNC else TAKEN
 
 
