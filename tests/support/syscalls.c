@@ -2,8 +2,9 @@
  *
  * Place in the house: under tests/support/scripted.py, which keeps what is sent and says what each call
  * returns; and, told by environment alone, in front of a vxcore process, where what is not refused is
- * passed on: VX_REFUSE_RUNS=ERRNO refuses every message with UDP_SEGMENT, VX_AT_MOST=N takes no more
- * messages than that in one call. */
+ * passed on: VX_REFUSE_RUNS=ERRNO refuses every message with UDP_SEGMENT, VX_REFUSE_SUPERFRAMES=ERRNO every
+ * one that starts with a virtio-net header with a GSO type, VX_AT_MOST=N takes no more messages than that
+ * in one call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,12 +14,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { UDP_SEGMENT_OPTION = 103, UDP_GRO_OPTION = 104, MAX_STEPS = 1 << 16, ROOM = 64 << 20 };
+enum { VNET_LEN = 10, UDP_SEGMENT_OPTION = 103, UDP_GRO_OPTION = 104, MAX_STEPS = 1 << 16, ROOM = 64 << 20 };
 
 static int steps[MAX_STEPS]; /* of each call: below 0 an errno, else how many messages it takes; 0: all */
 static size_t n_steps, at_step;
 static unsigned n_calls;
-static int keeping, refused_runs;
+static int keeping, refused_runs, refused_superframes;
 static unsigned at_most, mtu;
 static uint8_t kept[ROOM], waiting[ROOM];
 static size_t n_kept, n_waiting, at_waiting;
@@ -26,7 +27,9 @@ static size_t n_kept, n_waiting, at_waiting;
 __attribute__((constructor)) static void read_environment(void)
 {
     const char *runs = getenv("VX_REFUSE_RUNS"), *most = getenv("VX_AT_MOST");
+    const char *whole = getenv("VX_REFUSE_SUPERFRAMES");
     refused_runs = runs ? atoi(runs) : 0;
+    refused_superframes = whole ? atoi(whole) : 0;
     at_most = most ? (unsigned)atoi(most) : 0;
 }
 
@@ -78,11 +81,18 @@ static uint32_t length_of(const struct msghdr *msg)
     return (uint32_t)n;
 }
 
+static int is_superframe(const struct msghdr *msg)
+{
+    return msg->msg_iovlen > 1 && msg->msg_iov[0].iov_len == VNET_LEN && ((uint8_t *)msg->msg_iov[0].iov_base)[1];
+}
+
 static int refusal_of(struct msghdr *msg)
 {
     uint32_t size = segment_of(msg);
     if (size && refused_runs && (!mtu || size > mtu))
         return refused_runs;
+    if (refused_superframes && is_superframe(msg))
+        return refused_superframes;
     return mtu && !size && length_of(msg) > mtu ? EMSGSIZE : 0;
 }
 

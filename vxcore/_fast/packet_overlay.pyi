@@ -1,9 +1,10 @@
 from collections.abc import Iterable, Sequence
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from vxcore._fast.port import OverlayPort
 
+@disjoint_base
 class PacketOverlayPort(OverlayPort):
     mtu: int
     def __init__(
