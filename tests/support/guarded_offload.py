@@ -11,16 +11,21 @@ import ctypes
 import itertools
 import mmap
 import random
+import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 from support.offload import ACK, ETH, PSH, TCP, UDP, partial
 from support.senders import TWISTS, Sender
 from vxcore import flow_hash
 from vxcore._fast.gro import joined
 from vxcore._fast.gso import finished
+from vxcore._fast.packet_overlay import sent
+from vxcore.verdict import Verdict
 
+DELIVERED, BAD_OFFLOAD = Verdict.DELIVERED, Verdict.BAD_OFFLOAD
 PAGE = mmap.PAGESIZE
 ROOM = 4 * PAGE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -97,6 +102,32 @@ def all_joined(guarded: Guarded) -> int:
     return n_frames
 
 
+def all_sent(guarded: Guarded) -> int:
+    """By packet sockets without virtio-net headers: in one part, and in two that are put together."""
+    n_frames, dice = 0, random.Random(3)
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for end in (sender, receiver):
+        end.setblocking(False)
+    for _ in range(75):
+        for frame in frames():
+            for view in guarded.views(damaged(frame, dice)):
+                cut = dice.randrange(1, len(view))
+                said = header(frame, dice)
+                counted = sent(
+                    [([view], said, 1), ([view[:cut], view[cut:]], said, 1)], sender.fileno(), vnet=False
+                )
+                assert set(counted) <= {DELIVERED, BAD_OFFLOAD}, counted
+                n_frames += 2
+                drain(receiver)
+    return n_frames
+
+
+def drain(sock: socket.socket) -> None:
+    with suppress(BlockingIOError):
+        while sock.recv(1 << 17):
+            pass
+
+
 def overread(guarded: Guarded) -> int:
     """One byte more than there is below the upper page: this call does not return."""
     *_, view = guarded.views(frames()[0])
@@ -104,7 +135,7 @@ def overread(guarded: Guarded) -> int:
     return flow_hash((ctypes.c_char * 14).from_address(start + len(view) - 13))
 
 
-CASES = {"finished": all_finished, "joined": all_joined, "overread": overread}
+CASES = {"finished": all_finished, "joined": all_joined, "sent": all_sent, "overread": overread}
 
 if __name__ == "__main__":
     print(CASES[sys.argv[1]](Guarded()))

@@ -15,7 +15,7 @@ def run(case: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, cwd=tree.ROOT / "tests", capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("case", ["finished", "joined"])
+@pytest.mark.parametrize("case", ["finished", "joined", "sent"])
 def test_nothing_outside_the_frame_is_touched(case: str) -> None:
     done = run(case)
     assert done.returncode == 0, done.stderr
