@@ -192,8 +192,8 @@ class Verdict(IntEnum):
     )
     OVERLAY_OVERRUN = (
         32,
-        "the kernel dropped it because the TAP's queue towards us was full",
-        "raise the device's txqueuelen, or give vxcore more of the processor",
+        "the kernel dropped it because the overlay port's queue towards us was full",
+        "raise a TAP's txqueuelen, or give vxcore more of the processor",
     )
 
     # The gateway between VLANs and segments

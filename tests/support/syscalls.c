@@ -33,15 +33,15 @@ __attribute__((constructor)) static void read_environment(void)
     at_most = most ? (unsigned)atoi(most) : 0;
 }
 
-/* Keep what is sent from now on; runs are refused with this errno, if not 0, where they have segments longer
- * than `longest`, and single messages that are longer with EMSGSIZE; 0 is no limit. */
+/* Keep what is sent from now on; super-frames are refused with this errno, if not 0, and runs with segments
+ * longer than `longest`, and single messages that are longer with EMSGSIZE; 0 is no limit. */
 void vx_keep(const int *script, size_t n, int refuse, unsigned longest)
 {
     memcpy(steps, script, n * sizeof *steps);
     n_steps = n;
     at_step = n_kept = n_calls = 0;
     keeping = 1;
-    refused_runs = refuse;
+    refused_runs = refused_superframes = refuse;
     mtu = longest;
 }
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 import struct
 from collections.abc import Iterator
 
 import pytest
-from support import offload
+from support import offload, scripted
 from support.offload import ACK, ETH, FIN, TCP, TCPV4, TCPV6, UDP, UDP_L4
+from support.scripted import Scripted
 from support.senders import Sender
 
 from vxcore._fast.packet_overlay import sent
@@ -144,3 +146,79 @@ def test_a_full_queue_is_counted(wire: Wire) -> None:
     counted = wire.send(frames)
     assert counted["delivered"] + counted["overlay_full"] == 400
     assert len(wire.frames()) == counted["delivered"]
+
+
+# -- system calls that fail, or take a part -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripted]:
+    with Scripted(scripted.build(tmp_path_factory.mktemp("syscalls"))) as process:
+        yield process
+
+
+def burst() -> tuple[list[tuple[list[str], str, int]], list[bytes], list[bytes]]:
+    """Single frames and super-frames of each kind in turn; what goes out whole, and what of cut ones."""
+    frames, whole, cut = [], [], []
+    for n in range(30):
+        single = Sender(number=1).send(bytes([n]) * 60)
+        frames.append(([single.hex()], PLAIN.hex(), 1))
+        whole.append(PLAIN + single)
+        cut.append(PLAIN + single)
+        frame = superframe(*KINDS[n % 4])
+        said = undone(frame, 1000)
+        frames.append(([frame[:1100].hex(), frame[1100:].hex()], said.hex(), 11))
+        whole.append(said + frame)
+        cut += [PLAIN + piece for piece in offload.cut(frame, 1000)]
+    return frames, whole, cut
+
+
+FRAMES, WHOLE, CUT = burst()
+N_PACKETS = 30 * 12
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [1] * 100,
+        [2, 1] * 60,
+        [-errno.EINTR, 1] * 100,
+        [-errno.EAGAIN, 3] * 50,
+        [-errno.ENOBUFS, -errno.ENOBUFS, 2] * 50,
+        [-errno.EAGAIN, -errno.EINTR, -errno.ENOBUFS, 1] * 90,
+    ],
+)
+def test_what_passes_is_tried_again(calls: Scripted, steps: list[int]) -> None:
+    answer = calls.ask(overlay=FRAMES, steps=steps)
+    assert [bytes.fromhex(text) for text in answer["messages"]] == WHOLE
+    assert answer["drops"] == {"delivered": N_PACKETS}
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL, errno.EMSGSIZE])
+@pytest.mark.parametrize("steps", [[], [1] * 900, [-errno.EINTR, 0, 0, 0, 0] * 200])
+def test_a_kernel_that_cannot_cut_gets_single_frames(calls: Scripted, error: int, steps: list[int]) -> None:
+    answer = calls.ask(overlay=FRAMES, refuse=error, steps=steps)
+    assert [bytes.fromhex(text) for text in answer["messages"]] == CUT
+    assert answer["drops"] == {"delivered": N_PACKETS}
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (errno.ENOBUFS, "overlay_full"),
+        (errno.ENETDOWN, "overlay_down"),
+        (errno.ENXIO, "overlay_down"),
+        (errno.ENODEV, "overlay_down"),
+        (errno.EPERM, "overlay_refused"),
+    ],
+)
+def test_what_does_not_pass_is_counted(calls: Scripted, error: int, verdict: str) -> None:
+    answer = calls.ask(overlay=FRAMES, steps=[-error] * 5000)
+    assert (answer["messages"], answer["drops"]) == ([], {verdict: N_PACKETS})
+
+
+def test_an_error_concerns_the_first_message_alone(calls: Scripted) -> None:
+    answer = calls.ask(overlay=FRAMES, steps=[3, -errno.EPERM, 0])
+    assert [bytes.fromhex(text) for text in answer["messages"]] == WHOLE[:3] + WHOLE[4:]
+    assert answer["drops"] == {"delivered": N_PACKETS - 11, "overlay_refused": 11}
