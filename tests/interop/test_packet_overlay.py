@@ -86,6 +86,29 @@ def test_a_container_and_the_peer_reach_each_other(lan: Set, options: tuple[str,
     assert (segment["port"], segment["dev"]) == ("packet", "vc")
 
 
+def test_super_frames_stay_whole_with_an_underlay_tap(lan: Set) -> None:
+    """From the container to the peer and back nobody cuts: few frames cross, and many bytes."""
+    own = "192.0.2.101"
+    for switch in ("ip_forward", "neigh.eth.proxy_delay"):
+        lan.one.run("sysctl", "-qw", f"net.ipv4.{switch}={int(switch == 'ip_forward')}")
+    lan.one.ip("neigh", "add", "proxy", own, "dev", "eth")
+    flood = ("00:00:00:00:00:00", "dev", "vx42", "dst", own)
+    hosts.run("bridge", "-n", lan.two.namespace, "fdb", "append", *flood)
+    ends = ("--local", own, "--remote", lan.two.v4)
+    vtep = VtepProcess(lan.one, "up", "--vni", "42", *ends, *PORT, "--underlay", "tap", "--via", "vxu")
+    wait_until(lambda: lan.container.pings("10.42.0.2"), "the peer is found")
+    for one, other, way in ((lan.container, lan.two, "tx"), (lan.two, lan.container, "rx")):
+        before = vtep.counters()["segments"][0]
+        one.transfer(other, f"10.42.0.{other.number}", "tcp", 5_000_000)
+        after = vtep.counters()["segments"][0]
+        n_bytes, n_packets = (
+            after[f"{way}_{what}"] - before[f"{way}_{what}"] for what in ("bytes", "packets")
+        )
+        assert n_bytes > 3000 * n_packets
+    transfers(lan)
+    assert set(vtep.counters()["drops"]) <= hosts.STARVED | {"not_udp", "not_ip"}
+
+
 def promiscuity(host: Host) -> int:
     return int(json.loads(host.ip("-d", "-j", "link", "show", "vc").stdout)[0]["promiscuity"])
 
@@ -177,11 +200,18 @@ class Reader:
 
 
 @pytest.mark.parametrize("vnet", [True, False])
-def test_tags_that_the_kernel_strips_are_put_back(lan: Set, vnet: bool) -> None:
-    body = bytes(range(256)) * 5 + bytes(100)
-    frames = [BROADCAST + MAC + tag + b"\x88\xb5" + body[:n] for tag in TAGS for n in (46, 1300)]
+@pytest.mark.parametrize("mtu", [1450, 9000, 20_000])
+def test_frames_come_as_they_were_sent_with_the_tags_that_the_kernel_strips(
+    lan: Set, vnet: bool, mtu: int
+) -> None:
+    """Of a size for the ring's slots, or larger."""
+    lan.one.ip("link", "delete", "vc")
+    lan.wire(mtu)
+    body = bytes(n % 251 for n in range(mtu))
+    frames = [BROADCAST + MAC + tag + b"\x88\xb5" + body[:n] for tag in TAGS for n in (46, 1300, mtu - 8)]
     reader = Reader(lan, vnet, len(frames), MAC)
-    send(lan.container, "eth", frames)
+    for frame in frames:
+        send(lan.container, "eth", [frame])
     assert [frame for frame, _ in reader.frames()] == frames
 
 
