@@ -194,7 +194,7 @@ class PacketOverlay:
     def _follow(self) -> None:
         """Say what became of the interface, once, and use it again when it is back."""
         before, now = self._link, look_at(self.name)
-        if now is None:
+        if now is None or now.kind != _ARPHRD_ETHER:
             if before.number:
                 log.warning("%s is gone: no frames until there is a device of that name", self.name)
                 self._link = before._replace(number=0)

@@ -249,6 +249,36 @@ def test_the_policy_for_tags_applies(lan: Set, options: tuple[str, ...]) -> None
     wait_until(lambda: vtep.drops("inner_vlan") == len(TAGS) - 1, "each of them")
 
 
+LIES = """
+import random, socket, sys
+from support.guarded_offload import damaged, frames, header
+dice, all_of, n_taken = random.Random(int(sys.argv[1])), frames(), 0
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+    sock.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
+    sock.bind(("eth", 0))
+    for _ in range(20000):
+        frame = damaged(dice.choice(all_of), dice)
+        try:
+            n_taken += sock.send(header(frame, dice) + b"\\xff" * 6 + frame[6:]) > 0
+        except OSError:
+            pass  # the kernel, too, takes not everything
+print(n_taken)
+"""
+
+
+@pytest.mark.parametrize("options", [(), WITHOUT_HEADERS, ("--underlay", "packet")])
+def test_a_container_that_lies_about_its_frames_harms_nobody(lan: Set, options: tuple[str, ...]) -> None:
+    vtep = lan.start(*options)
+    wait_until(lambda: lan.container.pings("10.42.0.2"), "the peer is found")
+    line = ("env", f"PYTHONPATH={Path(__file__).parents[1]}", sys.executable, "-c", LIES)
+    for seed in range(2):
+        assert int(lan.container.run(*line, str(seed)).stdout) > 1000
+    assert vtep.counters()["segments"][0]["tx_packets"] > 1000
+    for one, other in ((lan.container, lan.two), (lan.two, lan.container)):
+        one.transfer(other, f"10.42.0.{other.number}", "tcp", 2_000_000)
+    vtep.stop()
+
+
 # -- what the kernel does not do -----------------------------------------------------------------
 
 
