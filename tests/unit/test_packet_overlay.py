@@ -184,7 +184,7 @@ N_PACKETS = 30 * 12
         [1] * 100,
         [2, 1] * 60,
         [-errno.EINTR, 1] * 100,
-        [-errno.EAGAIN, 3] * 50,
+        [-errno.EAGAIN, -errno.EAGAIN, 3] * 50,
         [-errno.ENOBUFS, -errno.ENOBUFS, 2] * 50,
         [-errno.EAGAIN, -errno.EINTR, -errno.ENOBUFS, 1] * 90,
     ],
@@ -207,6 +207,7 @@ def test_a_kernel_that_cannot_cut_gets_single_frames(calls: Scripted, error: int
     ("error", "verdict"),
     [
         (errno.ENOBUFS, "overlay_full"),
+        (errno.EAGAIN, "overlay_full"),
         (errno.ENETDOWN, "overlay_down"),
         (errno.ENXIO, "overlay_down"),
         (errno.ENODEV, "overlay_down"),

@@ -24,7 +24,7 @@ from vxcore._fast.verdict cimport *
 cdef enum:
     MAX_MESSAGES = 256
     MAX_PARTS = 2048         # one for the virtio-net header, and those of the frame
-    NOBUFS_TRIES = 3
+    MAX_TRIES = 3
     SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before frames are dropped
     ADDRESSES_LEN = 12       # in front of a tag
 
@@ -49,6 +49,7 @@ cdef struct State:
     uint8_t *gathered        # room for a super-frame in one piece
     int send_fd
     bint vnet                # virtio-net headers go with the frames, both ways
+    bint stuck               # no room came in time, in this flush
     bint tso, uso            # super-frames of that kind may be sent whole
     int gso_error            # why some no longer are, an errno
 
@@ -200,6 +201,7 @@ cdef void flush(void *state) noexcept nogil:
     cdef State *s = <State *>state
     cdef uint32_t at = 0
     cdef int sent, error, tries = 0
+    s.stuck = False
     while at < s.queue.n:
         sent = sendmmsg(s.send_fd, &s.queue.msgs[at], s.queue.n - at, MSG_DONTWAIT)
         error = errno
@@ -207,11 +209,7 @@ cdef void flush(void *state) noexcept nogil:
             count_sent_frames(s, at, at + sent)
             at += sent
             tries = 0
-        elif error == EINTR or (error == EAGAIN and wait_writable(s.send_fd)):
-            continue
-        elif error == ENOBUFS and tries < NOBUFS_TRIES:
-            tries += 1
-        else:
+        elif not is_passing(s, error, &tries):
             refused(s, at, error)
             at += 1
             tries = 0
@@ -295,13 +293,14 @@ cdef bint send_now(State *s, uint8_t *head, uint32_t head_len, const uint8_t *bo
     cdef msghdr msg
     cdef vx_vnet nothing
     cdef ssize_t sent
+    cdef int tries = 0
     memset(&nothing, 0, sizeof(vx_vnet))
     memset(&msg, 0, sizeof(msghdr))
     parts[0] = iovec(&nothing, VNET_LEN if s.vnet else 0)
     parts[1], parts[2] = iovec(head, head_len), iovec(<void *>body, body_len)
     msg.msg_iov, msg.msg_iovlen = parts, 3
     sent = sendmsg(s.send_fd, &msg, MSG_DONTWAIT)
-    while sent < 0 and (errno == EINTR or (errno == EAGAIN and wait_writable(s.send_fd))):
+    while sent < 0 and is_passing(s, errno, &tries):
         sent = sendmsg(s.send_fd, &msg, MSG_DONTWAIT)
     count(s.port.tally, DELIVERED if sent >= 0 else send_verdict(errno), 1)
     return sent >= 0
@@ -313,10 +312,24 @@ cdef Verdict send_verdict(int error) noexcept nogil:
     return OVERLAY_FULL if error == EAGAIN or error == ENOBUFS else OVERLAY_REFUSED
 
 
-cdef bint wait_writable(int fd) noexcept nogil:
-    """Whether there is room, or will be in a moment; when the interface is down, there is an error."""
-    cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
-    return poll(&wanted, 1, SEND_WAIT_MS) > 0
+cdef bint is_passing(State *s, int error, int *tries) noexcept nogil:
+    """Whether the same call may succeed now. It is tried again so many times at the most, since poll and
+    send may disagree for ever about whether there is room.
+    """
+    if error == EINTR:
+        return True
+    tries[0] += 1
+    if tries[0] > MAX_TRIES:
+        return False
+    return error == ENOBUFS or (error == EAGAIN and wait_writable(s))
+
+
+cdef bint wait_writable(State *s) noexcept nogil:
+    """Wait for room, but in one flush only until it has not come once: the lane has others to serve."""
+    cdef pollfd wanted = pollfd(s.send_fd, POLLOUT, 0)
+    if not s.stuck:
+        s.stuck = poll(&wanted, 1, SEND_WAIT_MS) <= 0 or not wanted.revents & POLLOUT
+    return not s.stuck
 
 
 # -- for tests --------------------------------------------------------------------------------------
