@@ -92,11 +92,7 @@ class PacketOverlay:
         self._lock = threading.Lock()
         with ExitStack() as undo:
             undo.callback(self._close_sockets)
-            for _ in range(n_lanes):
-                self.receivers.append(self._receiver())
-                self.senders.append(self._sender())
-            share(self.receivers, _FANOUT_FLAG_IGNORE_OUTGOING)
-            self._listen_to_all(self._link.number)
+            self._open_sockets(n_lanes)
             self._watch = LinkWatch(self._follow)
             undo.pop_all()
         self._say_what_is_odd(most)
@@ -124,6 +120,13 @@ class PacketOverlay:
             log.warning("%s is down: no frames until it is up", self.name)
 
     # The sockets
+
+    def _open_sockets(self, n_lanes: int) -> None:
+        for _ in range(n_lanes):
+            self.receivers.append(self._receiver())
+            self.senders.append(self._sender())
+        share(self.receivers, _FANOUT_FLAG_IGNORE_OUTGOING)
+        self._listen_to_all(self._link.number)
 
     def _receiver(self) -> socket.socket:
         """All options first: once it is bound, frames come."""
@@ -199,9 +202,11 @@ class PacketOverlay:
                 log.warning("%s is gone: no frames until there is a device of that name", self.name)
                 self._link = before._replace(number=0)
             return
-        if now == before:
-            return
-        self._link = now
+        if now != before:
+            self._link = now
+            self._take_up(before, now)
+
+    def _take_up(self, before: Link, now: Link) -> None:
         if now.number != before.number:
             self._move_to(now)
         elif now.up != before.up:

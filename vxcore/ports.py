@@ -201,8 +201,9 @@ def _link(route: IPRoute, name: str) -> Any:
 def device_of(address: IPAddress) -> str | None:
     """The device that has this address of ours."""
     with IPRoute() as route:
-        for found in route.get_addr(address=str(address)):
-            return socket.if_indextoname(found["index"])
+        for found in route.get_addr():  # IFA_ADDRESS is the other end's, where there is but one
+            if str(address) == (found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")):
+                return socket.if_indextoname(found["index"])
     return None
 
 

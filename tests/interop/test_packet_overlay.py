@@ -428,6 +428,8 @@ def test_devices_that_cannot_be_a_port_are_named(lan: Set) -> None:
         ),
     ]:
         assert refused(lan.one, 2, *lan.up(("--port", f"packet={dev}"))) == why
+    six = ("up", "--vni", "42", "--local", lan.one.v6, "--remote", lan.two.v6, "--port", "packet=eth")
+    assert f"eth has the local address {lan.one.v6}" in refused(lan.one, 2, *six)
 
 
 def test_without_privilege(lan: Set) -> None:
