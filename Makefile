@@ -22,6 +22,7 @@ TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wires
 
 # What is under test as a sanitized build, and how: Python's allocator would hide overruns.
 SANITIZED := build/sanitize/lib
+SANITIZED_MODULES := batch codec flow pcap table vlan
 SANITIZED_TESTS = $(filter-out %_peers.py,$(wildcard tests/unit/test_codec*.py)) \
 	$(addprefix tests/unit/test_,batch.py flow.py pcap.py table.py vlan.py)
 UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
@@ -63,7 +64,7 @@ fuzz: $(VENV)/.test ## fuzz the compiled modules for FUZZ_SECONDS=600
 
 # -P and the script pytest: the working directory must not come before the build under test.
 sanitize: $(VENV)/.test ## run the tests of the compiled modules under ASan and UBSan
-	VXCORE_SANITIZE=1 $(BIN)/python setup.py -q build_py --build-lib $(SANITIZED) \
+	VXCORE_SANITIZE=1 VXCORE_MODULES="$(SANITIZED_MODULES)" $(BIN)/python setup.py -q build_py --build-lib $(SANITIZED) \
 		build_ext --build-lib $(SANITIZED) --build-temp build/sanitize/temp --parallel "$$(nproc)"
 	$(UNDER_ASAN) $(BIN)/python -P -c 'from vxcore._fast import codec; assert "/build/sanitize/" in codec.__file__'
 	$(UNDER_ASAN) $(BIN)/pytest -q $(SANITIZED_TESTS)
@@ -102,7 +103,7 @@ $(VENV)/.built: $(VENV)/.tools $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.built
-	VXCORE_BUILT=1 $(BIN)/python -m pip install -q --no-build-isolation -e .
+	VXCORE_MODULES= $(BIN)/python -m pip install -q --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
@@ -111,5 +112,5 @@ $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
 	@touch $@
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
-	VXCORE_BUILT=1 $(BIN)/python -m pip install -q --no-build-isolation -e '.[$*]'
+	VXCORE_MODULES= $(BIN)/python -m pip install -q --no-build-isolation -e '.[$*]'
 	@touch $@

@@ -2,7 +2,7 @@
 
 Switches (environment): VXCORE_DEBUG=1 (no optimisation, assertions), VXCORE_SANITIZE=1 (ASan and
 UBSan), VXCORE_FUZZ=1 (these and libFuzzer's coverage, with CC=clang), VXCORE_ANNOTATE=1 (Cython's HTML
-beside the C), VXCORE_BUILT=1 (the extensions are built in place already: only metadata is wanted). C and
+beside the C), VXCORE_MODULES="batch codec" (these alone; "": none, where they are built already). C and
 objects go to build/.
 """
 
@@ -107,5 +107,5 @@ class CythonBuild(build_ext):
         super().build_extensions()
 
 
-names = [] if switch("BUILT") else NAMES
+names = os.environ["VXCORE_MODULES"].split() if "VXCORE_MODULES" in os.environ else NAMES
 setup(ext_modules=[extension(name) for name in names], cmdclass={"build_ext": CythonBuild})
