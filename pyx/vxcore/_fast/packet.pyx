@@ -5,7 +5,7 @@ UDP port come from a ring; the codec's walk checks their outer headers. Runs go 
 with a virtio-net header (UDP_L4 segmentation), which the kernel, or the NIC, cuts.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENODEV, errno
+from libc.errno cimport EINVAL, EIO, EMSGSIZE, ENODEV, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -24,8 +24,6 @@ cdef enum:
     MAX_PARTS = 2048         # one for the outer headers, and two for each piece
     MAX_RUN = 127            # UDP_MAX_SEGMENTS of Linux 6.9
     MAX_RUN_BYTES = 65000
-    NOBUFS_TRIES = 3
-    SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
     RECEIVE_BYTES = 1 << 19  # half of a usual L2 cache: what one receive is to bring, so that it stays near
     HEAD_LEN = 80            # of VNET_LEN + MAX_OUTER_LEN, to a multiple of 16
     UDP_CHECK_OFF = 6
@@ -53,6 +51,7 @@ cdef struct State:
     Queue *queue
     int send_fd
     bint six, gso, checksum
+    Patience patience        # of this flush
     int gso_error            # why runs are no longer sent as such, an errno
 
 
@@ -250,22 +249,19 @@ cdef void flush(void *state) noexcept nogil:
     """Send what is queued. An error with nothing sent concerns the first message alone: go on behind it."""
     cdef State *s = <State *>state
     cdef uint32_t at = 0
-    cdef int sent, error, tries = 0
+    cdef int sent, error
+    s.patience.stuck, s.patience.tries = False, 0
     while at < s.queue.n:
         sent = sendmmsg(s.send_fd, &s.queue.msgs[at], s.queue.n - at, MSG_DONTWAIT)
         error = errno
         if sent > 0:
             count_messages(s, at, at + sent)
             at += sent
-            tries = 0
-        elif error == EINTR or (error == EAGAIN and wait_writable(s.send_fd)):
-            continue
-        elif error == ENOBUFS and tries < NOBUFS_TRIES:
-            tries += 1
-        else:
+            s.patience.tries = 0
+        elif not is_passing(&s.patience, s.send_fd, error):
             refused(s, at, error)
             at += 1
-            tries = 0
+            s.patience.tries = 0
     s.queue.n = s.queue.n_parts = 0
 
 
@@ -284,9 +280,18 @@ cdef void refused(State *s, uint32_t at, int error) noexcept nogil:
     if message.n_pieces > 1 and (error == EIO or error == EINVAL):
         send_singly(s, at, error)
         return
-    count(s.port.tally, send_verdict(error), message.n_pieces)
+    count(s.port.tally, underlay_verdict(error), message.n_pieces)
     if error == EMSGSIZE:
         note_oversize(s.port.tally, message.segment, message.mtu, s.six, &s.queue.parts[message.part + 1], 2)
+
+
+cdef int send_one(State *s, const msghdr *msg) noexcept nogil:
+    """0, or the errno why it cannot be sent."""
+    s.patience.tries = 0
+    while sendmsg(s.send_fd, msg, MSG_DONTWAIT) < 0:
+        if not is_passing(&s.patience, s.send_fd, errno):
+            return errno
+    return 0
 
 
 cdef void send_singly(State *s, uint32_t at, int error) noexcept nogil:
@@ -295,25 +300,17 @@ cdef void send_singly(State *s, uint32_t at, int error) noexcept nogil:
     cdef Hop *hop = find_hop(&s.view, message.remote)
     cdef iovec parts[3]
     cdef uint32_t i, length
+    cdef int failed
     msg.msg_iov, msg.msg_iovlen = parts, 3
     for i in range(message.n_pieces):
         memcpy(&parts[1], &s.queue.parts[message.part + 1 + 2 * i], 2 * sizeof(iovec))
         length = <uint32_t>(parts[1].iov_len + parts[2].iov_len)
         parts[0] = iovec(&s.queue.heads[at][0], put_head(&s.queue.heads[at][0], hop, length, 1, message))
-        if sendmsg(s.send_fd, msg, MSG_DONTWAIT) < 0:
-            count(s.port.tally, send_verdict(errno), 1)
+        failed = send_one(s, msg)
+        if failed:
+            count(s.port.tally, underlay_verdict(failed), 1)
             continue
-        s.gso, s.gso_error = False, error
+        if i == 0:  # the last may fit where none of the others does: that proves nothing
+            s.gso, s.gso_error = False, error
         count(s.port.tally, DELIVERED, 1)
         count_sent(s.port.tally, message.segment, 1, length - VX_VXLAN_LEN)
-
-
-cdef Verdict send_verdict(int error) noexcept nogil:
-    if error == EMSGSIZE:
-        return TOO_BIG
-    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
-
-
-cdef bint wait_writable(int fd) noexcept nogil:
-    cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
-    return poll(&wanted, 1, SEND_WAIT_MS) > 0

@@ -6,7 +6,7 @@ undone; what it is to send goes out in as few system calls as the kernel allows.
 cut a super-frame, or there is no such header, it is cut and summed here.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO, errno
+from libc.errno cimport EAGAIN, EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -24,8 +24,6 @@ from vxcore._fast.verdict cimport *
 cdef enum:
     MAX_MESSAGES = 256
     MAX_PARTS = 2048         # one for the virtio-net header, and those of the frame
-    MAX_TRIES = 3
-    SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before frames are dropped
     ADDRESSES_LEN = 12       # in front of a tag
 
 
@@ -49,7 +47,7 @@ cdef struct State:
     uint8_t *gathered        # room for a super-frame in one piece
     int send_fd
     bint vnet                # virtio-net headers go with the frames, both ways
-    bint stuck               # no room came in time, in this flush
+    Patience patience        # of this flush
     bint tso, uso            # super-frames of that kind may be sent whole
     int gso_error            # why some no longer are, an errno
 
@@ -200,19 +198,20 @@ cdef void flush(void *state) noexcept nogil:
     """Send what is queued. An error with nothing sent concerns the first message alone: go on behind it."""
     cdef State *s = <State *>state
     cdef uint32_t at = 0
-    cdef int sent, error, tries = 0
-    s.stuck = False
+    cdef int sent, error
+    s.patience.stuck = False
+    s.patience.tries = 0
     while at < s.queue.n:
         sent = sendmmsg(s.send_fd, &s.queue.msgs[at], s.queue.n - at, MSG_DONTWAIT)
         error = errno
         if sent > 0:
             count_sent_frames(s, at, at + sent)
             at += sent
-            tries = 0
-        elif not is_passing(s, error, &tries):
+            s.patience.tries = 0
+        elif not is_passing(&s.patience, s.send_fd, error):
             refused(s, at, error)
             at += 1
-            tries = 0
+            s.patience.tries = 0
     s.queue.n = s.queue.n_parts = 0
 
 
@@ -293,14 +292,14 @@ cdef bint send_now(State *s, uint8_t *head, uint32_t head_len, const uint8_t *bo
     cdef msghdr msg
     cdef vx_vnet nothing
     cdef ssize_t sent
-    cdef int tries = 0
+    s.patience.tries = 0
     memset(&nothing, 0, sizeof(vx_vnet))
     memset(&msg, 0, sizeof(msghdr))
     parts[0] = iovec(&nothing, VNET_LEN if s.vnet else 0)
     parts[1], parts[2] = iovec(head, head_len), iovec(<void *>body, body_len)
     msg.msg_iov, msg.msg_iovlen = parts, 3
     sent = sendmsg(s.send_fd, &msg, MSG_DONTWAIT)
-    while sent < 0 and is_passing(s, errno, &tries):
+    while sent < 0 and is_passing(&s.patience, s.send_fd, errno):
         sent = sendmsg(s.send_fd, &msg, MSG_DONTWAIT)
     count(s.port.tally, DELIVERED if sent >= 0 else send_verdict(errno), 1)
     return sent >= 0
@@ -310,26 +309,6 @@ cdef Verdict send_verdict(int error) noexcept nogil:
     if error == ENETDOWN or error == ENXIO or error == ENODEV:  # it is down, or was deleted
         return OVERLAY_DOWN
     return OVERLAY_FULL if error == EAGAIN or error == ENOBUFS else OVERLAY_REFUSED
-
-
-cdef bint is_passing(State *s, int error, int *tries) noexcept nogil:
-    """Whether the same call may succeed now. It is tried again so many times at the most, since poll and
-    send may disagree for ever about whether there is room.
-    """
-    if error == EINTR:
-        return True
-    tries[0] += 1
-    if tries[0] > MAX_TRIES:
-        return False
-    return error == ENOBUFS or (error == EAGAIN and wait_writable(s))
-
-
-cdef bint wait_writable(State *s) noexcept nogil:
-    """Wait for room, but in one flush only until it has not come once: the lane has others to serve."""
-    cdef pollfd wanted = pollfd(s.send_fd, POLLOUT, 0)
-    if not s.stuck:
-        s.stuck = poll(&wanted, 1, SEND_WAIT_MS) <= 0 or not wanted.revents & POLLOUT
-    return not s.stuck
 
 
 # -- for tests --------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 # What a lane and its ports say to each other. A port is an endpoint of packets; each kind is a module
 # of its own (tap, udp, ...) that fills in one of the two tables of functions below. `state` is the
 # port's own; all functions are called by the one lane that owns the port.
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from vxcore._fast.c_net cimport iovec
+from vxcore._fast.c_net cimport POLLOUT, iovec, poll, pollfd
 from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
 from vxcore._fast.flow cimport Flow
 from vxcore._fast.table cimport Remote
-from vxcore._fast.verdict cimport DELIVERED, N_VERDICTS, Verdict
+from vxcore._fast.verdict cimport DELIVERED, N_VERDICTS, TOO_BIG, UNDERLAY_FULL, UNDERLAY_REFUSED, Verdict
 
 cdef enum:
     MAX_BURST = 64           # frames or datagrams that one receive gives at the most
@@ -149,3 +150,41 @@ cdef inline void note_oversize(Tally *tally, uint32_t segment, uint32_t mtu, bin
         o.length += take
         skip = 0
     tally.n_oversize += 1
+
+
+# -- sending, when the kernel has no room -----------------------------------------------------------
+
+cdef enum:
+    MAX_TRIES = 3
+    SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
+
+
+cdef struct Patience:        # of one flush, zeroed where it begins
+    bint stuck               # no room came in time: wait no more, for the lane has others to serve
+    int tries                # of the message that is to be sent; 0 again behind it
+
+
+cdef inline bint is_passing(Patience *p, int fd, int error) noexcept nogil:
+    """Whether the same call may succeed now. It is tried again so many times at the most, since poll and
+    send may disagree for ever about whether there is room.
+    """
+    if error == EINTR:
+        return True
+    p.tries += 1
+    if p.tries > MAX_TRIES:
+        return False
+    return error == ENOBUFS or (error == EAGAIN and wait_writable(p, fd))
+
+
+cdef inline bint wait_writable(Patience *p, int fd) noexcept nogil:
+    cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
+    if not p.stuck:
+        p.stuck = poll(&wanted, 1, SEND_WAIT_MS) <= 0 or not wanted.revents & POLLOUT
+    return not p.stuck
+
+
+cdef inline Verdict underlay_verdict(int error) noexcept nogil:
+    """Why a packet was not sent."""
+    if error == EMSGSIZE:
+        return TOO_BIG
+    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED

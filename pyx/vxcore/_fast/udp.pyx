@@ -6,7 +6,7 @@ A run goes out as one message that the kernel, or the NIC, cuts (UDP_SEGMENT); w
 receipt comes in as one (UDP_GRO).
 """
 
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, errno
+from libc.errno cimport EINVAL, EIO, EMSGSIZE, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -24,8 +24,6 @@ cdef enum:
     MAX_PARTS = 2048         # two for each piece
     MAX_RUN = 63             # UDP_MAX_SEGMENTS of Linux before 6.9, less one; now it is 127
     MAX_RUN_BYTES = 65000    # what fits a datagram, with room for IP options
-    MAX_TRIES = 3
-    SEND_WAIT_MS = 10        # how long a full send queue may hold the lane before packets are dropped
     RECEIVE_BYTES = 1 << 19  # half of a usual L2 cache: what one receive is to bring, so that it stays near
     MIN_RECEIVE = 4
     UDP_CHECK_OFF = 6
@@ -64,7 +62,7 @@ cdef struct State:
     uint32_t n_sources
     uint32_t n_receive
     bint six, gso
-    bint stuck               # a send queue stayed full in this flush: wait no more until the next
+    Patience patience        # of this flush
     int gso_error            # why runs are no longer sent as such, an errno
     Queue *queue
     Buffers *b
@@ -235,7 +233,7 @@ cdef void flush(void *state) noexcept nogil:
     cdef uint32_t source
     if s.queue.n == 0:
         return
-    s.stuck = False
+    s.patience.stuck = False
     for source in range(s.n_sources):
         if s.queue.first[source] != NOTHING:
             send_from(s, source)
@@ -343,30 +341,19 @@ cdef void fill(State *s, msghdr *msg, void *control, const Message *message) noe
 cdef void send_all(State *s, int fd, uint32_t source, uint32_t n) noexcept nogil:
     """An error with nothing sent concerns the first message alone: deal with it and go on."""
     cdef uint32_t at = 0
-    cdef int sent, error, tries = 0
+    cdef int sent, error
+    s.patience.tries = 0
     while at < n:
         sent = sendmmsg(fd, &s.b.msgs[at], n - at, MSG_DONTWAIT)
         error = errno
         if sent > 0:
             count_messages(s, at, at + sent)
             at += sent
-            tries = 0
-        elif not is_passing(s, fd, error, &tries):
+            s.patience.tries = 0
+        elif not is_passing(&s.patience, fd, error):
             refused(s, at, source, error)
             at += 1
-            tries = 0
-
-
-cdef bint is_passing(State *s, int fd, int error, int *tries) noexcept nogil:
-    """Whether the same call may succeed now. Each kind of error is tried again so many times at the most,
-    since poll and send may disagree for ever about whether there is room.
-    """
-    if error == EINTR:
-        return True
-    tries[0] += 1
-    if tries[0] > MAX_TRIES:
-        return False
-    return error == ENOBUFS or (error == EAGAIN and wait_writable(s, fd))
+            s.patience.tries = 0
 
 
 cdef inline const Message *following(Queue *q, const Message *message) noexcept nogil:
@@ -399,7 +386,7 @@ cdef void refused(State *s, uint32_t at, uint32_t source, int error) noexcept no
             send_singly(s, message, source, error)
             error = 0
         else:
-            count(s.port.tally, send_verdict(error), message.n_pieces)
+            count(s.port.tally, underlay_verdict(error), message.n_pieces)
             if error == EMSGSIZE:
                 too_big(s, message, &s.queue.parts[message.part])
         message = following(s.queue, message)
@@ -436,7 +423,7 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
         msg.msg_iov = &s.queue.parts[message.part + 2 * i]
         failed = send_one(s, s.fds[2 * source], &msg)
         if failed:
-            count(s.port.tally, send_verdict(failed), 1)
+            count(s.port.tally, underlay_verdict(failed), 1)
             if failed == EMSGSIZE:
                 too_big(s, message, msg.msg_iov)
             continue
@@ -449,23 +436,10 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
 
 cdef int send_one(State *s, int fd, const msghdr *msg) noexcept nogil:
     """0, or the errno why it cannot be sent."""
-    cdef int error, tries = 0
+    cdef int error
+    s.patience.tries = 0
     while sendmsg(fd, msg, MSG_DONTWAIT) < 0:
         error = errno
-        if not is_passing(s, fd, error, &tries):
+        if not is_passing(&s.patience, fd, error):
             return error
     return 0
-
-
-cdef Verdict send_verdict(int error) noexcept nogil:
-    if error == EMSGSIZE:
-        return TOO_BIG
-    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
-
-
-cdef bint wait_writable(State *s, int fd) noexcept nogil:
-    """Wait for room, but in one flush only until it has not come once: the lane has others to serve."""
-    cdef pollfd wanted = pollfd(fd, POLLOUT, 0)
-    if not s.stuck:
-        s.stuck = poll(&wanted, 1, SEND_WAIT_MS) <= 0 or not wanted.revents & POLLOUT
-    return not s.stuck
