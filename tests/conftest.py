@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from support import peers
+from support.no_lookups import forbid_lookups
+
+forbid_lookups()  # here, for test modules build packets while they are imported
 
 
 @pytest.fixture

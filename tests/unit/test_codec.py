@@ -21,6 +21,8 @@ from vxcore.verdict import Verdict
 
 V4 = {"local": "192.0.2.1", "remote": "192.0.2.2"}
 V6 = {"local": "2001:db8::1", "remote": "2001:db8::2"}
+ETHER = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")
+ARP_FRAME = ARP(hwsrc=ETHER.src, psrc="10.0.0.1", pdst="10.0.0.2")
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
 
 frames = st.one_of(
@@ -38,7 +40,7 @@ frames = st.one_of(
                 / IPv6ExtHdrDestOpt()
                 / IPv6ExtHdrHopByHop(),
                 IPv6(src="fd00::3", dst="fd00::2") / IPv6ExtHdrFragment(m=1),
-                ARP(),
+                ARP_FRAME,
             ]
         ),
         st.sampled_from([TCP(sport=1, dport=2), UDP(sport=3, dport=4), ICMP(), Raw(b"")]),
@@ -82,7 +84,7 @@ gbps = st.sampled_from([0, 1, 0xFFFF, 0x400001, 0x480000])
 
 
 def build(tags: int, ip: Packet, l4: Packet, payload: bytes) -> Packet:
-    frame: Packet = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")
+    frame: Packet = ETHER
     for tag in range(tags):
         frame = frame / Dot1Q(vlan=tag)
     return frame / ip if isinstance(ip, ARP) else frame / ip / l4 / payload
@@ -191,7 +193,7 @@ def test_every_bit_that_is_not_the_vni(bit: int, rules: dict[str, Any]) -> None:
 
 def test_mixed_tunnels_take_each_their_own() -> None:
     tunnels = [Tunnel(**(V4 if n % 2 else V6), vni=n, ethernet=MACS) for n in range(100)]
-    frame = bytes(Ether() / IP() / UDP() / (b"x" * 30))
+    frame = bytes(ETHER / IP() / UDP() / (b"x" * 30))
     batch = PacketBatch.from_frames([frame] * 300)
     index = np.arange(300, dtype=np.uint32) % 100
     index[7] = 100
@@ -224,7 +226,7 @@ def test_a_packet_outside_its_slot_is_not_touched(offset: int, length: int) -> N
 
 def test_headers_of_many_flows_spread_over_the_port_range() -> None:
     flows = [
-        bytes(Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=n, dport=53)) for n in range(1, 2049)
+        bytes(ETHER / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=n, dport=53)) for n in range(1, 2049)
     ]
     batch = PacketBatch.from_frames(flows)
     assert encap(batch, Tunnel(**V4, vni=1)) == len(flows)

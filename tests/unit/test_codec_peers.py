@@ -36,7 +36,7 @@ ends = {"dst": "02:00:00:00:00:0b", "src": "02:00:00:00:00:0a"}
 inner_frames = st.builds(
     lambda ip, l4, data: Ether(**ends) / ip / l4 / data, inner_ips, transports, st.binary(max_size=80)
 )
-frames = inner_frames.map(bytes) | st.just(bytes(Ether(**ends) / ARP()))
+frames = inner_frames.map(bytes) | st.just(bytes(Ether(**ends) / ARP(hwsrc=ends["src"], psrc="10.0.0.1")))
 tunnel_options = st.fixed_dictionaries(
     {"ethernet": st.just(MACS), "udp_checksum": st.booleans()},
     optional={

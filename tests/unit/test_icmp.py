@@ -71,7 +71,7 @@ def test_ipv6_is_never_told_less_than_1280() -> None:
         ETHER / V6 / ICMPv6TimeExceeded() / bytes(1400),
         ETHER / IPv6(src="ff02::1", dst="fd00::2") / UDP() / bytes(1400),
         ETHER / IPv6(src="fd00::1", dst="ff02::2") / UDP() / bytes(1400),
-        ETHER / ARP(),
+        ETHER / ARP(hwsrc=ETHER.src, psrc="10.0.0.1"),
         ETHER / bytes(1400),
     ],
     ids=lambda frame: frame.summary(),

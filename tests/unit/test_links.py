@@ -17,7 +17,7 @@ from scapy.packet import Packet
 from vxcore import PacketBatch, Verdict
 from vxcore._fast.links import SUPPORTED_LINKS, find_ip, strip_geneve
 
-ENDS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}  # or Scapy asks the network for them
+ENDS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 ETHER = Ether(**ENDS)
 V4 = IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=1, dport=4789) / (b"x" * 30)
 V6 = IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=1, dport=4789) / (b"x" * 30)
@@ -77,7 +77,7 @@ def test_a_packet_cut_in_its_link_header_stays_where_it_is(
     [
         (147, V4, Verdict.LINK_TYPE),
         (105, V4, Verdict.LINK_TYPE),
-        (1, ETHER / ARP(), Verdict.NOT_IP),
+        (1, ETHER / ARP(hwsrc=ETHER.src, psrc="10.0.0.1"), Verdict.NOT_IP),
         (1, ETHER / Dot1Q() / Dot1Q() / Dot1Q() / V4, Verdict.NOT_IP),
         (1, Ether(**ENDS, type=0x0800) / V6, Verdict.BAD_IP_HEADER),
         (1, Ether(**ENDS, type=0x86DD) / V4, Verdict.BAD_IP_HEADER),
@@ -159,9 +159,9 @@ def test_geneve_is_passed_over_or_left_at_every_length(outer: Packet, inside: Pa
         IP(proto=6) / UDP(dport=6081) / GENEVE(proto=0x0800) / V4,
         IPv6(nh=6) / UDP(dport=6081) / GENEVE(proto=0x0800) / V4,
         IP() / UDP(dport=6081) / GENEVE(version=1, proto=0x0800) / V4,
-        IP() / UDP(dport=6081) / GENEVE(proto=0x0806) / ARP(),
+        IP() / UDP(dport=6081) / GENEVE(proto=0x0806) / ARP(hwsrc=ETHER.src, psrc="10.0.0.1"),
         IP() / UDP(dport=6081) / GENEVE(proto=0x86DD) / bytes(V4),
-        IP() / UDP(dport=6081) / GENEVE(proto=0x6558) / ETHER / ARP(),
+        IP() / UDP(dport=6081) / GENEVE(proto=0x6558) / ETHER / ARP(hwsrc=ETHER.src, psrc="10.0.0.1"),
         IP() / UDP(dport=6081) / GENEVE(proto=0x0800, optionlen=63) / V4,
         bytes(IP(ihl=4) / UDP(dport=6081) / GENEVE(proto=0x0800) / V4),
     ],

@@ -20,7 +20,8 @@ from vxcore import PacketBatch, read_pcap
 from vxcore._fast.pcap import Reader
 from vxcore.errors import CaptureError
 
-PACKETS = [Ether() / IP() / UDP() / bytes(n) for n in range(50)]
+ETHER = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")
+PACKETS = [ETHER / IP(src="10.0.0.1", dst="10.0.0.2") / UDP() / bytes(n) for n in range(50)]
 FRAMES = [bytes(packet) for packet in PACKETS]
 for number, packet in enumerate(PACKETS):
     packet.time = 1_700_000_000 + number / 4

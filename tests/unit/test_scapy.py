@@ -20,6 +20,7 @@ from vxcore import Layer, Rules, Tunnel, Verdict
 
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
 INNER = Ether(dst="02:00:00:00:00:0b", src="02:00:00:00:00:0a")
+ARP_BODY = ARP(hwsrc=INNER.src, psrc="10.0.0.1")
 FRAMES = [INNER / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=n, dport=53) / b"x" for n in range(1, 30)]
 V4 = Tunnel(local="192.0.2.1", remote="192.0.2.2", vni=42, ethernet=MACS)
 V6 = Tunnel(local="2001:db8::1", remote="2001:db8::2", vni=7)
@@ -57,7 +58,7 @@ def test_packets_of_every_kind_in_one_list() -> None:
     cooked = CookedLinux(proto=0x0800) / plain[0]
     payload = vs.encap_packet(FRAMES[2], V6, Layer.UDP_PAYLOAD).packet
     stranger = INNER / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(dport=53)
-    packets = [payload, plain[1], INNER / ARP(), cooked, Raw(b"?"), stranger, INNER / plain[3]]
+    packets = [payload, plain[1], INNER / ARP_BODY, cooked, Raw(b"?"), stranger, INNER / plain[3]]
     result = vs.decap(packets)
     assert [bytes(packet) for packet in result.packets] == [bytes(FRAMES[n]) for n in (2, 1, 0, 3)]
     assert result.vni.tolist() == [7, 42, 0, 42, 0, 0, 42]
@@ -77,7 +78,7 @@ def test_single_packets() -> None:
     assert (verdict, vni) == (Verdict.DELIVERED, 42)
     assert outer is not None
     assert vs.decap_packet(outer) == (Verdict.DELIVERED, Ether(bytes(FRAMES[0])), 42)
-    assert vs.decap_packet(INNER / ARP()) == (Verdict.NOT_IP, None, 0)
+    assert vs.decap_packet(INNER / ARP_BODY) == (Verdict.NOT_IP, None, 0)
     assert vs.encap_packet(IP(src="10.0.0.1", dst="10.0.0.2"), V4).verdict == Verdict.LINK_TYPE
 
 

@@ -15,6 +15,7 @@ from scapy.layers.vxlan import VXLAN
 from vxcore import PacketBatch, Rules, Tunnel, TunnelSet, Verdict, VlanMap, decap, encap, wire
 from vxcore.errors import ConfigError
 
+ETHER = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")
 PAIRS = {10: 5010, 20: 0, 4094: 0xFFFFFF, 0: 5000}
 ETHERTYPES = st.sampled_from([0x8100, 0x88A8, 0x9100, 0x0800])
 vids = st.sampled_from([0, 1, 10, 20, 4094, 4095])
@@ -59,13 +60,12 @@ def test_a_trunk_through_a_tunnel_per_vlan_and_back() -> None:
             for n, vni in enumerate(vlans.spec.vnis.values())
         ]
     )
-    ends = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
     payload = IP(src="10.0.0.1", dst="10.0.0.2") / UDP() / bytes(30)
     sent = [
-        bytes(Ether(**ends) / Dot1Q(vlan=10) / payload),
-        bytes(Ether(**ends) / Dot1Q(vlan=20) / payload),
-        bytes(Ether(**ends) / payload),
-        bytes(Ether(**ends) / Dot1Q(vlan=30) / payload),
+        bytes(ETHER / Dot1Q(vlan=10) / payload),
+        bytes(ETHER / Dot1Q(vlan=20) / payload),
+        bytes(ETHER / payload),
+        bytes(ETHER / Dot1Q(vlan=30) / payload),
     ]
     batch = PacketBatch.from_frames(sent)
     assert encap(batch, tunnels, vlans.untag(batch)) == 3
@@ -83,7 +83,7 @@ def test_a_trunk_through_a_tunnel_per_vlan_and_back() -> None:
 
 
 def test_only_the_outermost_tag_is_the_maps() -> None:
-    frame = bytes(Ether() / Dot1Q(vlan=10) / Dot1Q(vlan=99) / IP() / UDP())
+    frame = bytes(ETHER / Dot1Q(vlan=10) / Dot1Q(vlan=99) / IP() / UDP())
     batch = PacketBatch.from_frames([frame])
     VlanMap(PAIRS).untag(batch)
     assert Ether(batch.to_frames()[0])[Dot1Q].vlan == 99
@@ -138,7 +138,7 @@ def test_a_wrong_map_is_refused(pairs: dict[Any, int], message: str) -> None:
 
 def test_a_tagged_frame_from_the_tunnel_is_not_tagged_again_unless_let_through() -> None:
     packet = wire.encapsulate(
-        bytes(Ether() / Dot1Q(vlan=9) / IP()),
+        bytes(ETHER / Dot1Q(vlan=9) / IP()),
         wire.TunnelSpec(local="192.0.2.1", remote="192.0.2.2", vni=5010, inner_vlan="pass"),  # type: ignore[arg-type]
     )[1]
     batch = PacketBatch.from_frames([packet])
