@@ -1,26 +1,13 @@
 # Packets: the plain C view of a batch that every kernel works on.
 # PacketBatch: the Python object that owns the memory behind it.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from vxcore._fast.c_quick cimport Packets
 
 
 # Packet i lies in mem[slot[i] .. slot[i + 1]), at mem[offset[i] .. offset[i] + length[i]).
 # slot is ours alone and trusted. offset, length and the rest are writable from Python: a kernel reads
 # each once, checks it against the slot, and only then touches memory.
-cdef struct Packets:
-    uint8_t *mem
-    const uint32_t *slot
-    uint32_t *offset
-    uint32_t *length
-    uint32_t *vni
-    uint32_t *gbp
-    uint16_t *source_port
-    uint8_t *source
-    uint8_t *tos
-    uint8_t *protocol
-    uint8_t *verdict
-    uint32_t n
-
-
 cdef inline bint in_slot(const Packets *p, uint32_t i, uint32_t offset, uint32_t length) noexcept nogil:
     """Whether the packet lies wholly in its slot; the one check that makes later access safe."""
     return offset >= p.slot[i] and offset <= p.slot[i + 1] and length <= p.slot[i + 1] - offset

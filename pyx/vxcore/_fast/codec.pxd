@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxcore._fast.c_bytes cimport vx_be16, vx_store16, vx_store32
 from vxcore._fast.c_csum cimport vx_csum_add
+from vxcore._fast.c_quick cimport IPV4_AT, IPV6_AT, QUICK_LEN, TEMPLATE_LEN, Template, UDP_AT, VXLAN_AT
 from vxcore._fast.flow cimport PROTO_UDP
 from vxcore._fast.verdict cimport Verdict
 
@@ -10,16 +11,7 @@ cdef enum:
     LAYER_ETHERNET = 0
     LAYER_IP = 1
     LAYER_UDP_PAYLOAD = 2
-    TEMPLATE_LEN = 80        # the longest header there is, 74 bytes, to a multiple of 16
-    QUICK_LEN = 64           # copied in one go in front of a frame: an IPv4 tunnel has at most 54
     PREFETCH = 8             # packets ahead; their headers are then near when their turn comes
-
-# Fields, as distances in front of the inner frame
-cdef enum:
-    VXLAN_AT = 8
-    UDP_AT = 16
-    IPV4_AT = 36
-    IPV6_AT = 56
 
 cdef enum TunnelFlags:
     TOS_INHERIT = 1
@@ -33,27 +25,11 @@ cdef enum TunnelFlags:
     VLAN_PASS = 256
     WITH_GBP = 512
     SYMMETRIC = 1024
-    # What a tunnel with default settings has none of, see encap_quick.
+    # What a tunnel with default settings has none of, see vx_quick.h.
     RARE = TOS_INHERIT | TTL_INHERIT | DF_INHERIT | UDP_CHECK | ECN_LINUX | WITH_GBP | SYMMETRIC
 
 cdef enum:
     IPV4_DF = 0x4000
-
-
-# Two cache lines; a set of tunnels is an array of these.
-cdef struct Template:
-    uint8_t header[80]       # right-aligned: its last byte stands in front of the frame
-    uint32_t vni
-    uint32_t port_min, n_ports
-    uint32_t ip_sum          # of the IPv4 header's words with what is patched at zero, host order
-    uint32_t label
-    uint32_t flags
-    uint32_t header_len      # of all that the tunnel has
-    uint32_t ip_len          # from the IP header on
-    uint16_t ip_id
-    uint8_t version, tos, ttl, layer
-    uint8_t quick            # encap_quick may be tried
-    uint8_t unused[9]
 
 
 cdef class Tunnel:
@@ -116,6 +92,7 @@ cdef enum RuleFlags:
 
 cdef struct RuleBits:
     uint32_t flags
+    uint16_t quick_port      # packets to it may be the common case; 0: none may
     uint8_t ports[8192]      # a bit for each port
 
 

@@ -17,6 +17,7 @@ from vxcore._fast.c_bytes cimport (
     vx_store16, vx_store16_raw, vx_store32, vx_store64_raw,
 )
 from vxcore._fast.c_csum cimport vx_csum_add, vx_csum_fold
+from vxcore._fast.c_quick cimport vx_decap_quick, vx_encap_one_tunnel, vx_encap_tunnels
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport *
 from vxcore._fast.verdict cimport *
@@ -92,7 +93,18 @@ cdef int compile_template(Template *t, spec) except -1:
     t.label = 0 if spec.flow_label == "hash" else spec.flow_label
     t.flags = flags_of(spec)
     t.quick = t.version == 4 and not t.flags & RARE
+    if t.quick:
+        compile_quick(t)
     return 0
+
+
+cdef void compile_quick(Template *t) noexcept nogil:
+    """Complete the IPv4 header but for its lengths, its number and its checksum, and sum it."""
+    cdef uint8_t *ip = t.header + TEMPLATE_LEN - IPV4_AT
+    t.is_counted = not t.flags & DF_SET
+    ip[1], ip[8] = t.tos, t.ttl
+    vx_store16(ip + 6, 0 if t.is_counted else IPV4_DF)
+    t.quick_sum = vx_be16(vx_csum_fold(vx_csum_add(ip, VX_IPV4_LEN, 0)))
 
 
 cdef int blank(header, ip_at: int, version: int) except -1:
@@ -188,71 +200,33 @@ cdef int check_ethernet(const Template *templates, uint32_t n, int layer) except
 
 cdef uint32_t encap_all(const Packets *packets, Template *templates, uint32_t n_templates,
                         const uint32_t *picks, int layer) noexcept nogil:
-    # A copy that nothing else points to: stores into packets cannot change it, so it stays in registers.
-    cdef Packets p = packets[0]
-    cdef uint32_t i, pick = 0, done = 0
-    for i in range(p.n):
-        prefetch_encap(&p, i + PREFETCH, templates, n_templates, picks)
-        if p.verdict[i] != DELIVERED:
-            continue
-        if picks != NULL:
-            pick = picks[i]
-        if pick >= n_templates:
-            p.verdict[i] = BAD_TUNNEL
-            continue
-        if encap_quick(&p, i, &templates[pick], header_len_from(&templates[pick], layer)):
-            done += 1
-            continue
-        p.verdict[i] = encap_one(packets, i, &templates[pick], layer)
-        done += p.verdict[i] == DELIVERED
+    cdef uint32_t i, done = 0
+    if picks != NULL:
+        return vx_encap_tunnels(packets, templates, n_templates, picks, layer, encap_packet)
+    if templates.quick:
+        return vx_encap_one_tunnel(packets, templates, layer, encap_packet)
+    for i in range(packets.n):
+        if i + PREFETCH < packets.n:
+            vx_prefetch(packets.mem + packets.offset[i + PREFETCH])
+            vx_prefetch_write(packets.mem + packets.offset[i + PREFETCH] - QUICK_LEN)
+        done += encap_packet(packets, i, templates, 1, NULL, layer)
     return done
 
 
-cdef inline void prefetch_encap(const Packets *p, uint32_t i, const Template *templates,
-                                uint32_t n_templates, const uint32_t *picks) noexcept nogil:
-    """Ask for what packet i will need; a wild offset does no harm here."""
-    if i >= p.n:
-        return
-    vx_prefetch(p.mem + p.offset[i])
-    vx_prefetch_write(p.mem + p.offset[i] - QUICK_LEN)
-    if picks != NULL and picks[i] < n_templates:
-        vx_prefetch(&templates[picks[i]])
-        vx_prefetch(<const uint8_t *>&templates[picks[i]] + 64)
+cdef uint32_t encap_packet(const Packets *p, uint32_t i, Template *templates, uint32_t n_templates,
+                           const uint32_t *picks, int layer) noexcept nogil:
+    """Whether packet i, which may be anything, was encapsulated."""
+    cdef uint32_t pick = 0 if picks == NULL else picks[i]
+    if p.verdict[i] != DELIVERED:
+        return 0
+    p.verdict[i] = encap_one(p, i, &templates[pick], layer) if pick < n_templates else BAD_TUNNEL
+    return p.verdict[i] == DELIVERED
 
 
 cdef inline uint32_t header_len_from(const Template *t, int layer) noexcept nogil:
     if layer == LAYER_UDP_PAYLOAD:
         return VX_VXLAN_LEN
     return t.ip_len if layer == LAYER_IP else t.header_len
-
-
-cdef inline bint encap_quick(const Packets *p, uint32_t i, Template *t, uint32_t header_len) noexcept nogil:
-    """encap_one for the common case, which is most of the traffic; False when it is another.
-
-    TCP or UDP over plain IPv4, untagged and unfragmented, through an IPv4 tunnel with default
-    policies: straight-line code that keeps all it needs in registers.
-    """
-    cdef uint32_t offset = p.offset[i]
-    cdef uint32_t length = p.length[i]
-    cdef uint8_t *frame = p.mem + offset
-    cdef uint16_t source_port
-    cdef uint8_t tos
-    if (not t.quick or not in_slot(p, i, offset, length) or offset - p.slot[i] < QUICK_LEN
-            or length < VX_ETH_LEN + VX_IPV4_LEN + 4 or length > 65535 - IPV4_AT):
-        return False
-    if (vx_load32(frame + 12) >> 8 != ETHERTYPE_IPV4 << 8 | 0x45 or vx_load16(frame + 20) & 0x3FFF
-            or vx_load16(frame + 16) < VX_IPV4_LEN or (frame[23] != PROTO_TCP and frame[23] != PROTO_UDP)):
-        return False
-    source_port = port_of(t, finish_hash(vx_load64(frame + 26),
-                                         <uint64_t>frame[23] << 32 | vx_load32(frame + 34)))
-    tos = t.tos | (frame[15] & 3)
-    memcpy(frame - QUICK_LEN, t.header + TEMPLATE_LEN - QUICK_LEN, QUICK_LEN)
-    vx_store16(frame - UDP_AT, source_port)
-    vx_store16(frame - UDP_AT + 4, <uint16_t>(length + UDP_AT))
-    put_ipv4(frame - IPV4_AT, length + IPV4_AT, t, tos, t.ttl, t.flags & DF_SET)
-    p.vni[i], p.source_port[i], p.tos[i] = t.vni, source_port, tos
-    p.offset[i], p.length[i] = offset - header_len, length + header_len
-    return True
 
 
 cdef Verdict encap_one(const Packets *p, uint32_t i, Template *t, int layer) noexcept nogil:
@@ -280,7 +254,7 @@ cdef Verdict encap_one(const Packets *p, uint32_t i, Template *t, int layer) noe
         return TOO_BIG
     if offset - p.slot[i] < header_len:
         return NO_HEADROOM
-    dissect_any(frame, length, &flow, t.flags & SYMMETRIC)
+    dissect(frame, length, &flow, t.flags & SYMMETRIC)
     memcpy(frame - header_len, t.header + TEMPLATE_LEN - header_len, header_len)
     patch(p, i, frame, length, t, &flow, header_len)
     p.offset[i] = offset - header_len
@@ -404,6 +378,8 @@ cdef class Rules:
         for port in self.spec.ports:
             self.bits.ports[port >> 3] |= 1 << (port & 7)
         self.bits.flags = rule_flags_of(self.spec)
+        if self.bits.flags & REQUIRE_CHECKSUM == 0 and self.spec.ports:
+            self.bits.quick_port = self.spec.ports[0]
 
 
 def rule_flags_of(spec) -> int:
@@ -446,58 +422,23 @@ def decap(PacketBatch batch not None, rules=None, layer=LAYER_ETHERNET) -> int:
 
 
 cdef uint32_t decap_all(const Packets *packets, const RuleBits *rules, int layer) noexcept nogil:
-    cdef Packets p = packets[0]
     cdef uint32_t i, done = 0
-    for i in range(p.n):
-        if i + PREFETCH < p.n:
-            vx_prefetch(p.mem + p.offset[i + PREFETCH])
-            vx_prefetch(p.mem + p.offset[i + PREFETCH] + 64)
-        if p.verdict[i] != DELIVERED:
-            continue
-        if ((layer == LAYER_ETHERNET and decap_quick(&p, i, rules, VX_ETH_LEN))
-                or (layer == LAYER_IP and decap_quick(&p, i, rules, 0))):
-            done += 1
-            continue
-        p.verdict[i] = decap_one(packets, i, rules, layer)
-        done += p.verdict[i] == DELIVERED
+    if rules.quick_port and layer != LAYER_UDP_PAYLOAD:
+        return vx_decap_quick(packets, rules.quick_port, rules, layer, decap_packet)
+    for i in range(packets.n):
+        if i + PREFETCH < packets.n:
+            vx_prefetch(packets.mem + packets.offset[i + PREFETCH])
+            vx_prefetch(packets.mem + packets.offset[i + PREFETCH] + 64)
+        done += decap_packet(packets, i, rules, layer)
     return done
 
 
-cdef inline bint decap_quick(const Packets *p, uint32_t i, const RuleBits *rules,
-                             uint32_t link_len) noexcept nogil:
-    """decap_one for the common case, which is most of the traffic; False when it is another.
-
-    Untagged plain IPv4, no UDP checksum, no ECN mark, a bare VXLAN header, an untagged inner frame.
-    """
-    cdef uint32_t offset = p.offset[i]
-    cdef uint32_t length = p.length[i]
-    cdef const uint8_t *ip = p.mem + offset + link_len
-    cdef uint32_t total_len, udp_len
-    cdef uint16_t port
-    if not in_slot(p, i, offset, length) or length < link_len + IPV4_AT + VX_ETH_LEN:
-        return False
-    total_len, udp_len, port = vx_load16(ip + 2), vx_load16(ip + 24), vx_load16(ip + 22)
-    if ((link_len and vx_load16(ip - 2) != ETHERTYPE_IPV4) or ip[0] != 0x45 or ip[1] & 3
-            or ip[9] != PROTO_UDP or vx_load16(ip + 6) & 0x3FFF or total_len > length - link_len
-            or udp_len > total_len - VX_IPV4_LEN or total_len < IPV4_AT + VX_ETH_LEN
-            or udp_len < UDP_AT + VX_ETH_LEN):
-        return False
-    if (not rules.ports[port >> 3] >> (port & 7) & 1 or vx_load16_raw(ip + 26)
-            or vx_load32(ip + 28) != <uint32_t>VX_VNI_FLAG << 24 or ip[35]
-            or is_tag(vx_load16(ip + IPV4_AT + 12)) or rules.flags & REQUIRE_CHECKSUM
-            or vx_csum_fold(sum_of_20(ip)) != 0xFFFF):
-        return False
-    put_source4(p.source + 16 * <size_t>i, ip + 12)
-    p.source_port[i], p.tos[i], p.vni[i] = vx_load16(ip + 20), ip[1], vx_load32(ip + 32) >> 8
-    p.gbp[i], p.protocol[i] = 0, 0
-    p.offset[i], p.length[i] = offset + link_len + IPV4_AT, udp_len - UDP_AT
-    return True
-
-
-cdef inline uint64_t sum_of_20(const uint8_t *p) noexcept nogil:
-    """The sum of an IPv4 header without options, without a loop."""
-    return (<uint64_t>vx_load32_raw(p) + vx_load32_raw(p + 4) + vx_load32_raw(p + 8)
-            + vx_load32_raw(p + 12) + vx_load32_raw(p + 16))
+cdef uint32_t decap_packet(const Packets *p, uint32_t i, const void *rules, int layer) noexcept nogil:
+    """Whether packet i, which may be anything, was decapsulated."""
+    if p.verdict[i] != DELIVERED:
+        return 0
+    p.verdict[i] = decap_one(p, i, <const RuleBits *>rules, layer)
+    return p.verdict[i] == DELIVERED
 
 
 cdef inline void put_source4(uint8_t *source, const uint8_t *address) noexcept nogil:
