@@ -1,70 +1,29 @@
 /* The common case of the codec's two loops: most of the traffic, in a few dozen instructions a packet.
  *
  * Place in the house: under codec.pyx, whose general path takes each packet that is not common, and sets
- * what is set here. In C, for the compiler makes these loops twice, for any processor and with AVX2, and
- * because of what keeps them short: the places of packets are checked, and what is the same for all is
- * written, for a chunk at a time, where the compiler uses vectors.
+ * what is set here. In C for the vectors that keep them short: the header's bytes are compared and copied
+ * sixteen at a time, and the places of packets are checked and written for a chunk of them at once. 128
+ * bits are what every x86-64 and AArch64 has; with AVX2 these loops were not faster.
  */
 #ifndef VX_QUICK_H
 #define VX_QUICK_H
 
+#include "vx_batch.h"
 #include "vx_bytes.h"
 #include "vx_wire.h"
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
 
-/* The plain view of a batch that every kernel works on, see batch.pxd. */
-struct vx_packets {
-    uint8_t *mem;
-    const uint32_t *slot;
-    uint32_t *offset, *length, *vni, *gbp;
-    uint16_t *source_port;
-    uint8_t *source, *tos, *protocol, *verdict;
-    uint32_t n;
-};
-
 enum {
-    VX_TEMPLATE_LEN = 80, /* the longest header there is, 74 bytes, to a multiple of 16 */
-    VX_QUICK_LEN = 64,    /* copied in one go in front of a frame: an IPv4 tunnel has at most 54 */
-    VX_CHUNK = 16,        /* packets that are looked at together; memory is asked for as far ahead */
-    /* Fields, as distances in front of the inner frame */
-    VX_VXLAN_AT = 8,
-    VX_UDP_AT = 16,
-    VX_IPV4_AT = 36,
-    VX_IPV6_AT = 56
+    VX_CHUNK = 16 /* packets that are looked at together; memory is asked for as far ahead */
 };
-
-/* A tunnel's outer header and how to patch it; a set of tunnels is an array of these. */
-struct vx_template {
-    uint8_t header[VX_TEMPLATE_LEN]; /* right-aligned: its last byte stands in front of the frame */
-    uint32_t vni;
-    uint32_t port_min, n_ports;
-    uint32_t ip_sum; /* of the IPv4 header's words with what is patched at zero, host order */
-    uint32_t label;
-    uint32_t flags;
-    uint32_t header_len; /* of all that the tunnel has */
-    uint32_t ip_len;     /* from the IP header on */
-    uint16_t ip_id;
-    uint8_t version, tos, ttl, layer;
-    uint8_t quick;      /* vx_encap_quick may be tried: the header is whole but for lengths, port and sum */
-    uint8_t is_counted; /* packets are numbered, for they may be fragmented */
-    uint32_t quick_sum; /* of the IPv4 header's words, folded; its length and number at zero */
-    uint8_t unused[4];
-};
-static_assert(sizeof(struct vx_template) == 128, "two cache lines");
 
 /* What takes a packet that is not common: 1 when it was delivered. */
 typedef uint32_t (*vx_encap_general)(const struct vx_packets *, uint32_t, struct vx_template *, uint32_t,
                                      const uint32_t *, int);
 typedef uint32_t (*vx_decap_general)(const struct vx_packets *, uint32_t, const void *, int);
 
-/* glibc picks the variant at load time. */
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(VX_NO_CLONES)
-#define VX_QUICK __attribute__((target_clones("avx2", "default"))) static
-#else
-#define VX_QUICK static
-#endif
 #define VX_INLINE static inline __attribute__((always_inline))
 
 /* Bytes of a header as they stand in memory, in two words; and what of them is compared. */
@@ -154,17 +113,17 @@ VX_INLINE uint32_t vx_hash4(const uint8_t *frame)
     return (uint32_t)(vx_mix(vx_mix(vx_load64(frame + 26) ^ VX_K0, ports ^ VX_K1) ^ VX_K2, VX_K3) >> 32);
 }
 
-typedef uint8_t vx_half __attribute__((vector_size(32)));
+typedef uint8_t vx_quarter __attribute__((vector_size(16)));
 
 /* The header's last 64 bytes; for one tunnel they stay in registers. */
 struct vx_head {
-    vx_half half[2];
+    vx_quarter quarter[4];
 };
 
 VX_INLINE void vx_load_head(struct vx_head *head, const struct vx_template *t)
 {
-    memcpy(&head->half[0], t->header + VX_TEMPLATE_LEN - VX_QUICK_LEN, 32);
-    memcpy(&head->half[1], t->header + VX_TEMPLATE_LEN - VX_QUICK_LEN + 32, 32);
+    for (int k = 0; k < 4; k++)
+        memcpy(&head->quarter[k], t->header + VX_TEMPLATE_LEN - VX_QUICK_LEN + 16 * k, 16);
 }
 
 /* TCP or UDP over plain IPv4, without a tag, an ECN mark or fragments. What is left to the general path
@@ -185,8 +144,8 @@ VX_INLINE uint16_t vx_put_head(uint8_t *frame, uint32_t length, struct vx_templa
 {
     uint16_t port = (uint16_t)(t->port_min + ((uint64_t)vx_hash4(frame) * t->n_ports >> 32));
     uint32_t sum = t->quick_sum + length + VX_IPV4_AT;
-    memcpy(frame - VX_QUICK_LEN, &head->half[0], 32);
-    memcpy(frame - VX_QUICK_LEN + 32, &head->half[1], 32);
+    for (int k = 0; k < 4; k++)
+        memcpy(frame - VX_QUICK_LEN + 16 * k, &head->quarter[k], 16);
     vx_store16(frame - VX_UDP_AT, port);
     vx_store16(frame - VX_UDP_AT + 4, (uint16_t)(length + VX_UDP_AT));
     vx_store16(frame - VX_IPV4_AT + 2, (uint16_t)(length + VX_IPV4_AT));
@@ -204,48 +163,56 @@ VX_INLINE uint32_t vx_header_len(const struct vx_template *t, int layer)
     return layer == 2 ? (uint32_t)VX_VXLAN_LEN : layer == 1 ? t->ip_len : t->header_len;
 }
 
-/* What packet i through t is after it; `slow` packets of a chunk are the general path's. */
-VX_INLINE void vx_set_encapped(const struct vx_packets *p, uint32_t i, const struct vx_template *t,
-                               uint32_t offset, uint32_t length, uint32_t header_len)
+/* What the packets of a chunk have become, written together; `slow` ones the general path has written. */
+struct vx_became {
+    uint32_t header_len[VX_CHUNK], vni[VX_CHUNK];
+    uint8_t tos[VX_CHUNK];
+};
+
+VX_INLINE void vx_become(struct vx_became *now, uint32_t j, const struct vx_template *t, int layer)
 {
-    p->offset[i] = offset - header_len;
-    p->length[i] = length + header_len;
-    p->vni[i] = t->vni;
-    p->tos[i] = t->tos;
+    now->header_len[j] = vx_header_len(t, layer);
+    now->vni[j] = t->vni;
+    now->tos[j] = t->tos;
 }
 
-VX_INLINE void vx_set_chunk_encapped(const struct vx_packets *p, uint32_t start, uint32_t m, uint32_t slow,
-                                     const struct vx_template *t, const struct vx_places *at, uint32_t len)
+VX_INLINE void vx_set_encapped(const struct vx_packets *p, uint32_t start, uint32_t m, uint32_t slow,
+                               const struct vx_places *at, const struct vx_became *now)
 {
-    uint32_t *offset = p->offset + start, *length = p->length + start, *vni = p->vni + start, value = t->vni;
+    uint32_t *offset = p->offset + start, *length = p->length + start, *vni = p->vni + start;
     if (vx_unlikely(slow || m < VX_CHUNK)) {
         for (uint32_t j = 0; j < m; j++)
-            if (!(slow >> j & 1))
-                vx_set_encapped(p, start + j, t, at->offset[j], at->length[j], len);
+            if (!(slow >> j & 1)) {
+                offset[j] = at->offset[j] - now->header_len[j];
+                length[j] = at->length[j] + now->header_len[j];
+                vni[j] = now->vni[j];
+                p->tos[start + j] = now->tos[j];
+            }
         return;
     }
-    memset(p->tos + start, t->tos, VX_CHUNK);
+    memcpy(vni, now->vni, sizeof(now->vni));
+    memcpy(p->tos + start, now->tos, sizeof(now->tos));
 #pragma GCC unroll 1
     for (uint32_t j = 0; j < VX_CHUNK; j++)
-        offset[j] = at->offset[j] - len;
+        offset[j] = at->offset[j] - now->header_len[j];
 #pragma GCC unroll 1
     for (uint32_t j = 0; j < VX_CHUNK; j++)
-        length[j] = at->length[j] + len;
-#pragma GCC unroll 1
-    for (uint32_t j = 0; j < VX_CHUNK; j++)
-        vni[j] = value;
+        length[j] = at->length[j] + now->header_len[j];
 }
 
 /* All packets through one tunnel whose template is quick. */
-VX_QUICK uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct vx_template *t, int layer,
+static uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct vx_template *t, int layer,
                                       vx_encap_general general)
 {
     const struct vx_packets p = *packets;
     const struct vx_bounds bounds = {VX_QUICK_LEN, VX_ETH_LEN + VX_IPV4_LEN + 4, 65535 - VX_IPV4_AT};
-    uint32_t done = 0, header_len = vx_header_len(t, layer);
+    uint32_t done = 0;
+    struct vx_became now;
     struct vx_places at;
     struct vx_head head;
     vx_load_head(&head, t);
+    for (uint32_t j = 0; j < VX_CHUNK; j++)
+        vx_become(&now, j, t, layer);
     VX_ASK(&p, 0, -50, 37)
     for (uint32_t start = 0; start < p.n; start += VX_CHUNK) {
         uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0;
@@ -261,23 +228,24 @@ VX_QUICK uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct v
                 done += general(packets, start + j, t, 1, NULL, layer);
             }
         }
-        vx_set_chunk_encapped(&p, start, m, slow, t, &at, header_len);
+        vx_set_encapped(&p, start, m, slow, &at, &now);
     }
     return done;
 }
 
 /* Packet i through templates[picks[i]]. */
-VX_QUICK uint32_t vx_encap_tunnels(const struct vx_packets *packets, struct vx_template *templates,
+static uint32_t vx_encap_tunnels(const struct vx_packets *packets, struct vx_template *templates,
                                    uint32_t n_templates, const uint32_t *picks, int layer,
                                    vx_encap_general general)
 {
     const struct vx_packets p = *packets;
     const struct vx_bounds bounds = {VX_QUICK_LEN, VX_ETH_LEN + VX_IPV4_LEN + 4, 65535 - VX_IPV4_AT};
     uint32_t done = 0;
+    struct vx_became now;
     struct vx_places at;
     struct vx_head head;
     for (uint32_t start = 0; start < p.n; start += VX_CHUNK) {
-        uint32_t m = vx_chunk_end(p.n, start) - start;
+        uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0;
         VX_ASK(&p, start + VX_CHUNK, -50, 37)
         for (uint32_t i = start + VX_CHUNK, end = vx_chunk_end(p.n, i); i < end; i++) {
             const struct vx_template *next = templates + (picks[i] < n_templates ? picks[i] : 0);
@@ -292,12 +260,14 @@ VX_QUICK uint32_t vx_encap_tunnels(const struct vx_packets *packets, struct vx_t
             if (vx_likely(at.good >> j & 1 && pick < n_templates && t->quick && vx_is_plain(frame))) {
                 vx_load_head(&head, t);
                 p.source_port[i] = vx_put_head(frame, at.length[j], t, &head);
-                vx_set_encapped(&p, i, t, at.offset[j], at.length[j], vx_header_len(t, layer));
+                vx_become(&now, j, t, layer);
                 done++;
             } else {
+                slow |= 1u << j;
                 done += general(packets, i, templates, n_templates, picks, layer);
             }
         }
+        vx_set_encapped(&p, start, m, slow, &at, &now);
     }
     return done;
 }
@@ -402,7 +372,7 @@ VX_INLINE uint32_t vx_decap_from(const struct vx_packets *packets, uint16_t port
 }
 
 /* Packets to one port that start at Ethernet (layer 0) or at their IP header (1). */
-VX_QUICK uint32_t vx_decap_quick(const struct vx_packets *packets, uint16_t port, const void *rules,
+static uint32_t vx_decap_quick(const struct vx_packets *packets, uint16_t port, const void *rules,
                                  int layer, vx_decap_general general)
 {
     return layer ? vx_decap_from(packets, port, 0, rules, 1, general)

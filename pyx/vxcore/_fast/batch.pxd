@@ -2,7 +2,7 @@
 # PacketBatch: the Python object that owns the memory behind it.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from vxcore._fast.c_quick cimport Packets
+from vxcore._fast.c_batch cimport Packets
 
 
 # Packet i lies in mem[slot[i] .. slot[i + 1]), at mem[offset[i] .. offset[i] + length[i]).

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxcore._fast.c_bytes cimport vx_be16, vx_store16, vx_store32
 from vxcore._fast.c_csum cimport vx_csum_add
-from vxcore._fast.c_quick cimport IPV4_AT, IPV6_AT, QUICK_LEN, TEMPLATE_LEN, Template, UDP_AT, VXLAN_AT
+from vxcore._fast.c_batch cimport IPV4_AT, IPV6_AT, QUICK_LEN, TEMPLATE_LEN, Template, UDP_AT, VXLAN_AT
 from vxcore._fast.flow cimport PROTO_UDP
 from vxcore._fast.verdict cimport Verdict
 
