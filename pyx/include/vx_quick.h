@@ -91,13 +91,13 @@ VX_INLINE void vx_place(struct vx_places *at, const struct vx_packets *p, uint32
     }
 }
 
-/* Ask for the first and last byte that will be needed of the packets of the chunk at `from`: a wild offset
- * does no harm. A macro, for GCC takes a function that only prefetches for one that does nothing. */
-#define VX_ASK(p, from, first, last)                                                          \
-    for (uint32_t i_ = (from), end_ = vx_chunk_end((p)->n, (from)); i_ < end_; i_++) {        \
-        vx_prefetch((p)->mem + (p)->offset[i_] + (first));                                    \
-        vx_prefetch((p)->mem + (p)->offset[i_] + (last));                                     \
-    }
+/* Ask for the first and last byte that will be needed of packet i: a wild offset does no harm. A macro, for
+ * GCC takes a function that only prefetches for one that does nothing. */
+#define VX_ASK(p, i, first, last)                         \
+    do {                                                  \
+        vx_prefetch((p)->mem + (p)->offset[i] + (first)); \
+        vx_prefetch((p)->mem + (p)->offset[i] + (last));  \
+    } while (0)
 
 VX_INLINE uint32_t vx_chunk_end(uint32_t n, uint32_t start)
 {
@@ -213,10 +213,10 @@ static uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct vx_
     vx_load_head(&head, t);
     for (uint32_t j = 0; j < VX_CHUNK; j++)
         vx_become(&now, j, t, layer);
-    VX_ASK(&p, 0, -50, 37)
     for (uint32_t start = 0; start < p.n; start += VX_CHUNK) {
         uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0;
-        VX_ASK(&p, start + VX_CHUNK, -50, 37)
+        for (uint32_t i = start + VX_CHUNK, end = vx_chunk_end(p.n, i); i < end; i++)
+            VX_ASK(&p, i, -50, 37);
         vx_place(&at, &p, start, m, bounds);
         for (uint32_t j = 0; j < m; j++) {
             uint8_t *frame = p.mem + at.offset[j];
@@ -246,11 +246,10 @@ static uint32_t vx_encap_tunnels(const struct vx_packets *packets, struct vx_tem
     struct vx_head head;
     for (uint32_t start = 0; start < p.n; start += VX_CHUNK) {
         uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0;
-        VX_ASK(&p, start + VX_CHUNK, -50, 37)
         for (uint32_t i = start + VX_CHUNK, end = vx_chunk_end(p.n, i); i < end; i++) {
-            const struct vx_template *next = templates + (picks[i] < n_templates ? picks[i] : 0);
-            vx_prefetch(next);
-            vx_prefetch((const uint8_t *)next + 64);
+            VX_ASK(&p, i, -50, 37);
+            vx_prefetch(templates + picks[i]);
+            vx_prefetch(templates[picks[i]].header + 64);
         }
         vx_place(&at, &p, start, m, bounds);
         for (uint32_t j = 0; j < m; j++) {
@@ -350,10 +349,10 @@ VX_INLINE uint32_t vx_decap_from(const struct vx_packets *packets, uint16_t port
     const struct vx_bounds bounds = {0, link_len + VX_IPV4_AT + VX_ETH_LEN, UINT32_MAX};
     uint32_t done = 0;
     struct vx_places at;
-    VX_ASK(&p, 0, 14, 63)
     for (uint32_t start = 0; start < p.n; start += VX_CHUNK) {
         uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0;
-        VX_ASK(&p, start + VX_CHUNK, 14, 63)
+        for (uint32_t i = start + VX_CHUNK, end = vx_chunk_end(p.n, i); i < end; i++)
+            VX_ASK(&p, i, 14, 63);
         vx_place(&at, &p, start, m, bounds);
         for (uint32_t j = 0; j < m; j++) {
             const uint8_t *ip = p.mem + at.offset[j] + link_len;
