@@ -40,7 +40,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench bench-datapath docs clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-datapath performance docs clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -74,7 +74,11 @@ bench: $(VENV)/.bench ## run the benchmarks
 
 docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/verdicts.py
-	$(BIN)/python -m benchmarks.datapath.report benchmarks/results/datapath.json --into docs/performance.md
+	$(BIN)/python -m benchmarks.performance
+
+performance: $(VENV)/.bench ## measure codec and capture files and write docs/performance.md; ARGS=codec for one
+	@.ci/obtain editcap=wireshark-common
+	$(BIN)/python -m benchmarks.performance --run $(or $(ARGS),codec capture)
 
 bench-datapath: $(VENV)/.bench $(VENV)/openvswitch ## the data path beside its neighbours; ARGS="--quick --only 'tcp/*'"
 	@.ci/obtain $(BENCH_NEEDS)

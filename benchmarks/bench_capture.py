@@ -105,6 +105,7 @@ def measure(benchmark: Any, run: Callable[[], Any], source: Path, rounds: int = 
     before = cpu_s()
     benchmark.pedantic(run, rounds=rounds)
     size = source.stat().st_size
+    benchmark.extra_info["MB"] = round(size / 1e6)
     benchmark.extra_info["MB/s"] = round(size / benchmark.stats.stats.median / 1e6, 2)
     benchmark.extra_info["CPU s/GB"] = round((cpu_s() - before) / rounds / size * 1e9, 3)
     print(f"\n{benchmark.name}: {benchmark.extra_info}")

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from support.tree import ROOT
 
+from benchmarks import performance
 from benchmarks.datapath import machine, plan, report, results
 from benchmarks.datapath.results import Cpu, Environment, Missing, Run, Sample, measurement
 
@@ -100,12 +101,14 @@ def test_the_section_takes_the_place_of_the_old_one() -> None:
 
 
 def test_the_page_shows_the_results_that_are_kept() -> None:
-    """Neither without the other."""
-    kept, page = ROOT / "benchmarks" / "results" / "datapath.json", ROOT / "docs" / "performance.md"
-    if kept.exists():
-        assert report.section(results.read(kept)) in page.read_text(), "`make docs` writes it"
-    else:
-        assert not page.exists() or report.BEGIN not in page.read_text(), "figures without their source"
+    assert (ROOT / "docs" / "performance.md").read_text() == performance.page(), "run `make docs`"
+
+
+def test_a_page_without_data_path_or_without_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performance, "RESULTS", tmp_path)
+    assert performance.page() == performance.HEAD
+    results.write(run_of(latency_idle_kernel=(17.0, 18.0)), tmp_path / "datapath.json")
+    assert performance.page().startswith(f"{performance.HEAD}\n{report.BEGIN}")
 
 
 def test_results_survive_their_file(tmp_path: Path) -> None:
