@@ -22,7 +22,9 @@ def forbid_lookups() -> None:
 
 def refuse_destination(link: Any, network: Any) -> NoReturn:
     """In place of ``Neighbor.resolve``."""
-    raise AssertionError(f"no destination MAC in {type(link).__name__}()/{type(network).__name__}(): give dst")
+    raise AssertionError(
+        f"no destination MAC in {type(link).__name__}()/{type(network).__name__}(): give dst"
+    )
 
 
 def source_that_is_given(field: Any, packet: Any, value: str | None) -> str:

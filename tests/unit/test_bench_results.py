@@ -104,7 +104,9 @@ def test_the_page_shows_the_results_that_are_kept() -> None:
     assert (ROOT / "docs" / "performance.md").read_text() == performance.page(), "run `make docs`"
 
 
-def test_a_page_without_data_path_or_without_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_without_data_path_or_without_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(performance, "RESULTS", tmp_path)
     assert performance.page() == performance.HEAD
     results.write(run_of(latency_idle_kernel=(17.0, 18.0)), tmp_path / "datapath.json")

@@ -106,7 +106,9 @@ def test_the_flow_of_ip(
 
 
 def test_the_flow_of_what_is_not_ip_and_of_bare_ip() -> None:
-    batch = PacketBatch.from_frames([bytes(MACS / ARP(hwsrc=MACS.src, psrc="10.0.0.1")), bytes(V4), bytes(V6), b"short", bytes(V4)[:10]])
+    batch = PacketBatch.from_frames(
+        [bytes(MACS / ARP(hwsrc=MACS.src, psrc="10.0.0.1")), bytes(V4), bytes(V6), b"short", bytes(V4)[:10]]
+    )
     batch.protocol[1:3] = 4, 6
     batch.protocol[4] = 4
     keys = flow_keys(batch)
