@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyximport
 import pytest
+import pyximport
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN

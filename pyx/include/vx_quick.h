@@ -126,12 +126,11 @@ VX_INLINE void vx_load_head(struct vx_head *head, const struct vx_template *t)
         memcpy(&head->quarter[k], t->header + VX_TEMPLATE_LEN - VX_QUICK_LEN + 16 * k, 16);
 }
 
-/* TCP or UDP over plain IPv4, without a tag, an ECN mark or fragments. What is left to the general path
- * with the tags are short packets that say they have less than 32 bytes. */
+/* TCP or UDP over plain IPv4, without a tag or fragments, and at least 32 bytes by its header. */
 VX_INLINE int vx_is_plain(const uint8_t *frame)
 {
     static const struct vx_pattern plain = {
-        {VX_BYTES(0xff, 0xff, 0xff, 3, 0, 0, 0, 0), VX_BYTES(0x3f, 0xff, 0, 0, 0, 0, 0, 0)},
+        {VX_BYTES(0xff, 0xff, 0xff, 0, 0, 0, 0, 0), VX_BYTES(0x3f, 0xff, 0, 0, 0, 0, 0, 0)},
         {VX_BYTES(8, 0, 0x45, 0, 0, 0, 0, 0), 0},
     };
     return vx_matches(frame + 12, &plain) && (frame[23] == 17 || frame[23] == 6)
@@ -156,6 +155,15 @@ VX_INLINE uint16_t vx_put_head(uint8_t *frame, uint32_t length, struct vx_templa
     }
     vx_store16(frame - VX_IPV4_AT + 10, (uint16_t)~(sum + (sum >> 16)));
     return port;
+}
+
+/* Carry the inner packet's ECN mark into the outer header that vx_put_head has put (RFC 6040). */
+VX_INLINE void vx_mark(uint8_t *frame, uint8_t ecn)
+{
+    uint8_t *ip = frame - VX_IPV4_AT;
+    uint32_t sum = (uint16_t)~vx_load16(ip + 10) + (uint32_t)ecn;
+    ip[1] |= ecn;
+    vx_store16(ip + 10, (uint16_t)~(sum + (sum >> 16)));
 }
 
 VX_INLINE uint32_t vx_header_len(const struct vx_template *t, int layer)
@@ -214,14 +222,20 @@ static uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct vx_
     for (uint32_t j = 0; j < VX_CHUNK; j++)
         vx_become(&now, j, t, layer);
     for (uint32_t start = 0; start < p.n; start += VX_CHUNK) {
-        uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0;
+        uint32_t m = vx_chunk_end(p.n, start) - start, slow = 0, marked = 0;
         for (uint32_t i = start + VX_CHUNK, end = vx_chunk_end(p.n, i); i < end; i++)
             VX_ASK(&p, i, -50, 37);
         vx_place(&at, &p, start, m, bounds);
         for (uint32_t j = 0; j < m; j++) {
             uint8_t *frame = p.mem + at.offset[j];
             if (vx_likely(at.good >> j & 1) && vx_likely(vx_is_plain(frame))) {
+                uint8_t ecn = frame[15] & 3;
                 p.source_port[start + j] = vx_put_head(frame, at.length[j], t, &head);
+                if (vx_unlikely(ecn)) {
+                    vx_mark(frame, ecn);
+                    now.tos[j] |= ecn;
+                    marked = 1;
+                }
                 done++;
             } else {
                 slow |= 1u << j;
@@ -229,6 +243,8 @@ static uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct vx_
             }
         }
         vx_set_encapped(&p, start, m, slow, &at, &now);
+        if (vx_unlikely(marked))
+            memset(now.tos, t->tos, sizeof(now.tos));
     }
     return done;
 }
@@ -257,9 +273,14 @@ static uint32_t vx_encap_tunnels(const struct vx_packets *packets, struct vx_tem
             uint8_t *frame = p.mem + at.offset[j];
             struct vx_template *t = templates + pick;
             if (vx_likely(at.good >> j & 1 && pick < n_templates && t->quick && vx_is_plain(frame))) {
+                uint8_t ecn = frame[15] & 3;
                 vx_load_head(&head, t);
                 p.source_port[i] = vx_put_head(frame, at.length[j], t, &head);
                 vx_become(&now, j, t, layer);
+                if (vx_unlikely(ecn)) {
+                    vx_mark(frame, ecn);
+                    now.tos[j] |= ecn;
+                }
                 done++;
             } else {
                 slow |= 1u << j;
@@ -306,8 +327,8 @@ VX_INLINE int vx_is_plain_outer(const uint8_t *ip, uint32_t length, const struct
     /* Words of 32 bits have the sum of words of 16, modulo 65535 (RFC 1071); zero it cannot be. */
     uint64_t sum = (uint64_t)vx_load32_raw(ip) + vx_load32_raw(ip + 4) + vx_load32_raw(ip + 8)
                    + vx_load32_raw(ip + 12) + vx_load32_raw(ip + 16);
-    return vx_matches(ip + plain->ip_at, &plain->ip) && vx_matches(ip + 20, &plain->udp) && total_len <= length
-           && udp_len + VX_IPV4_LEN <= total_len && udp_len >= VX_UDP_AT + VX_ETH_LEN
+    return vx_matches(ip + plain->ip_at, &plain->ip) && vx_matches(ip + 20, &plain->udp)
+           && total_len <= length && udp_len + VX_IPV4_LEN <= total_len && udp_len >= VX_UDP_AT + VX_ETH_LEN
            && (ip[VX_IPV4_AT + 12] & 0x86) != 0x80 && sum % 65535 == 0;
 }
 

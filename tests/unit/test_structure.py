@@ -35,6 +35,7 @@ BESIDE: set[tuple[str, str]] = set()
 
 # The same for what compiles; a line above its own is what a module may cimport.
 FAST_FLOORS = [
+    "c_batch",
     "c_* verdict",
     "batch",
     "flow",
@@ -60,7 +61,8 @@ CYTHON = sorted(
 
 def floor_of(module: str, floors: list[str]) -> int:
     """The line that names the module, counted from the ground."""
-    name = "c_*" if module.startswith("c_") else module
+    named = any(module in names.split() for names in floors)
+    name = "c_*" if module.startswith("c_") and not named else module
     for number, names in enumerate(floors):
         if name in names.split():
             return number

@@ -13,8 +13,8 @@ import numpy as np
 
 from vxcore._fast.batch cimport PacketBatch, Packets, in_slot
 from vxcore._fast.c_bytes cimport (
-    vx_be16, vx_load16, vx_load16_raw, vx_load32, vx_load32_raw, vx_load64, vx_prefetch, vx_prefetch_write,
-    vx_store16, vx_store16_raw, vx_store32, vx_store64_raw,
+    vx_be16, vx_load16, vx_load16_raw, vx_load32, vx_prefetch, vx_prefetch_write, vx_store16, vx_store16_raw,
+    vx_store32, vx_store64_raw,
 )
 from vxcore._fast.c_csum cimport vx_csum_add, vx_csum_fold
 from vxcore._fast.c_quick cimport vx_decap_quick, vx_encap_one_tunnel, vx_encap_tunnels
