@@ -271,3 +271,103 @@ def test_round_trip(frame: bytes, end: dict[str, str], vni: int, layer: Layer, g
     packet = encap_frame(frame, tunnel, layer, gbp)[1]
     got = decap_frame(packet, Rules(inner_vlan="pass", gbp=True, reserved="strict"), layer)
     assert (got.verdict, got.frame, got.vni, got.gbp) == (Verdict.DELIVERED, frame, vni, gbp)
+
+
+# VLAN tags
+
+TAGS = {
+    "none": "",
+    "802.1Q": "8100e005",
+    "priority": "8100e000",
+    "802.1ad": "88a80005",
+    "old QinQ": "91000005",
+    "QinQ": "88a8000581000006",
+}
+
+
+def tagged(tag: str) -> bytes:
+    """The IPv4 frame with tags behind its addresses."""
+    return ipv4_frame()[:12] + bytes.fromhex(TAGS[tag]) + ipv4_frame()[12:]
+
+
+def without_outermost(frame: bytes) -> bytes:
+    return frame[:12] + frame[16:]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("policy", ["drop", "strip", "pass"])
+def test_an_inner_tag_is_dropped_stripped_or_passed_both_ways(tag: str, policy: str) -> None:
+    frame, plain = tagged(tag), tag == "none"
+    through = frame if plain or policy == "pass" else without_outermost(frame)
+    verdict, packet = encap_frame(frame, Tunnel(**V4, vni=1, inner_vlan=policy))
+    passed = encap_frame(frame, Tunnel(**V4, vni=1, inner_vlan="pass"))[1]
+    received = decap_frame(passed, Rules(inner_vlan=policy), Layer.IP)
+    if policy == "drop" and not plain:
+        assert (verdict, packet, received.verdict) == (Verdict.INNER_VLAN, b"", Verdict.INNER_VLAN)
+    else:
+        assert (verdict, packet[36:]) == (Verdict.DELIVERED, through)
+        assert (received.verdict, received.frame) == (Verdict.DELIVERED, through)
+
+
+@FAMILIES
+@pytest.mark.parametrize("tag", TAGS)
+def test_outer_tags_are_passed_over_up_to_two(end: dict[str, str], tag: str) -> None:
+    packet = encap_frame(ipv4_frame(), Tunnel(**end, vni=7, ethernet=MACS))[1]
+    got = decap_frame(packet[:12] + bytes.fromhex(TAGS[tag]) + packet[12:])
+    assert (got.verdict, got.vni, got.frame) == (Verdict.DELIVERED, 7, ipv4_frame())
+    three = packet[:12] + bytes.fromhex("8100000188a8000281000003") + packet[12:]
+    assert decap_frame(three).verdict == Verdict.NOT_IP
+
+
+# What stands between the outer IP header and UDP
+
+
+def with_options(packet: bytes, options: bytes) -> bytes:
+    """An IPv4 packet with so many options more, lengths and checksum right."""
+    ip = bytearray(packet[:20] + options)
+    ip[0] = 0x40 | len(ip) // 4
+    ip[2:4] = (len(packet) + len(options)).to_bytes(2, "big")
+    ip[10:12] = bytes(2)
+    ip[10:12] = wire.internet_checksum(bytes(ip)).to_bytes(2, "big")
+    return bytes(ip) + packet[20:]
+
+
+@pytest.mark.parametrize("n_words", range(1, 11))
+def test_outer_ipv4_options_are_walked(n_words: int) -> None:
+    packet = encap_frame(ipv4_frame(), Tunnel(**V4, vni=7))[1]
+    got = decap_frame(with_options(packet, b"\1" * 4 * n_words), layer=Layer.IP)
+    assert (got.verdict, got.vni, got.frame) == (Verdict.DELIVERED, 7, ipv4_frame())
+
+
+HOP_BY_HOP, DESTINATION, ROUTING, AH, FRAGMENT, NO_NEXT = 0, 60, 43, 51, 44, 59
+
+
+def with_extensions(packet: bytes, kinds: list[int]) -> bytes:
+    """An IPv6 packet with headers of eight bytes, AH of sixteen, in front of its UDP."""
+    extensions, following = b"", 17
+    for kind in reversed(kinds):
+        body = bytes([following, 2, *bytes(14)]) if kind == AH else bytes([following, 0, *bytes(6)])
+        extensions, following = body + extensions, kind
+    length = len(packet) - 40 + len(extensions)
+    return (
+        packet[:4] + length.to_bytes(2, "big") + bytes([following]) + packet[7:40] + extensions + packet[40:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "verdict"),
+    [
+        ([HOP_BY_HOP], Verdict.DELIVERED),
+        ([DESTINATION, ROUTING, DESTINATION], Verdict.DELIVERED),
+        ([AH], Verdict.DELIVERED),
+        ([FRAGMENT], Verdict.DELIVERED),  # atomic, RFC 6946
+        ([HOP_BY_HOP, *[DESTINATION] * 7], Verdict.DELIVERED),
+        ([HOP_BY_HOP, *[DESTINATION] * 8], Verdict.NOT_UDP),  # more than anyone sends
+        ([NO_NEXT], Verdict.NOT_UDP),
+    ],
+)
+def test_outer_ipv6_extension_headers_are_walked(kinds: list[int], verdict: Verdict) -> None:
+    packet = encap_frame(ipv4_frame(), Tunnel(**V6, vni=7))[1]
+    got = decap_frame(with_extensions(packet, kinds), layer=Layer.IP)
+    assert got.verdict == verdict
+    assert verdict != Verdict.DELIVERED or (got.vni, got.frame) == (7, ipv4_frame())

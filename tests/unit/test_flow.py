@@ -81,3 +81,12 @@ def test_no_frame_has_no_hash() -> None:
     with pytest.raises(ValueError, match="13 bytes are no Ethernet frame: at least 14"):
         flow_hash(b"x" * 13)
     assert flow_hash(bytes(ETHER / V4 / ICMP())) > 0
+
+
+def test_what_is_not_ip_hashes_on_its_addresses_and_ethertype() -> None:
+    frame = bytes(ETHER)[:12] + b"\x88\x47" + bytes(50)
+    assert flow_hash(frame) == flow_hash(frame[:14] + b"other payload")
+    changed = [frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :] for at in range(14)]
+    assert len({flow_hash(one) for one in [frame, *changed]}) == 15
+    back = frame[6:12] + frame[:6] + frame[12:]
+    assert flow_hash(frame, symmetric=True) == flow_hash(back, symmetric=True)
