@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
 import textwrap
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from benchmarks import ROOT
-from benchmarks.datapath import report
+from benchmarks.datapath import machine, report
 from benchmarks.datapath import results as datapath
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,8 +71,6 @@ class Run(Struct, frozen=True, kw_only=True):
 
 def measure(suite: str) -> Run:
     """Run bench_SUITE.py; CalledProcessError when a case failed."""
-    from benchmarks.datapath import machine
-
     meter, started, source = machine.Meter(), datetime.now(UTC), machine.commit()
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.json"
@@ -93,12 +94,6 @@ def _case(told: dict[str, dict[str, float]]) -> Case:
 
 
 def _machine(suite: str, foreign: float, steal: float) -> Machine:
-    import os
-    import platform
-    from importlib.metadata import version
-
-    from benchmarks.datapath import machine
-
     packages = {"codec": ["numpy", "scapy"], "capture": ["dpkt", "scapy"]}[suite]
     tools = [f"{name} {version(name)}" for name in packages]
     if suite == "capture":
