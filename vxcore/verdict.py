@@ -222,3 +222,20 @@ class Verdict(IntEnum):
         "the link address on the way to the remote is not known (yet)",
         "nothing for the first packets; otherwise look at `ip route get REMOTE` and `ip neighbour`",
     )
+
+    # Policies of a segment
+    VNI_REFUSED = (
+        37,
+        "the remote may not speak in this segment: its VNI is not on the remote's list",
+        "add the VNI to `vnis` of the remote if it belongs there; otherwise somebody sends who should not",
+    )
+    FLOOD_REFUSED = (
+        38,
+        "the segment does not flood frames of this kind (broadcast, multicast or unknown unicast)",
+        "nothing if that is meant; otherwise give the address a static FDB entry, or let the segment flood",
+    )
+    RATE_LIMIT = (
+        39,
+        "more broadcast, multicast or unknown unicast frames than the segment may flood",
+        "look for a loop or a host that scans; otherwise raise the segment's rate",
+    )

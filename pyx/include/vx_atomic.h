@@ -38,6 +38,17 @@ static inline void vx_store_release(uint32_t *p, uint32_t value)
     __atomic_store_n(p, value, __ATOMIC_RELEASE);
 }
 
+/* The same for a pointer. */
+static inline void *vx_load_acquire_p(void *const *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+static inline void vx_store_release_p(void **p, void *value)
+{
+    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
+
 /* A plain read that comes before the load of a word that is to prove it good. */
 static inline uint32_t vx_load_after_reads(const uint32_t *p)
 {

@@ -404,21 +404,32 @@ static inline void vx_move(struct vx_seat *seat, const struct vx_where *w, struc
     if (vx_put_if(&entry->value, &value, fresh)) {
         vx_count(&seat->counters.moves, 1);
         vx_count(&seat->counters.frozen, freeze);
+        vx_tell(seat->ring, freeze ? VX_FROZEN_EVENT : VX_MOVED_EVENT, w->vni, w->key >> 16, vx_target_of(fresh),
+                vx_target_of(value), NULL);
     }
 }
 
+/* There is no room to learn an address. */
+static inline void vx_overflow(struct vx_seat *seat, const struct vx_where *w, uint64_t fresh, uint32_t now_s)
+{
+    vx_count(&seat->counters.overflow, 1);
+    vx_tell_limit(seat->ring, w->vni, w->key >> 16, vx_target_of(fresh), now_s);
+}
+
 /* The address is seen again and its entry no longer counts: as if it were new. */
-static inline void vx_revive(struct vx_seat *seat, const struct vx_segment *s, struct vx_entry *entry,
-                             uint64_t value, uint64_t fresh)
+static inline void vx_revive(struct vx_seat *seat, const struct vx_segment *s, const struct vx_where *w,
+                             struct vx_entry *entry, uint64_t value, uint64_t fresh, uint32_t now_s)
 {
     struct vx_state *state = &seat->tables->fdb.states[s->vni];
     int counted = vx_is_counted(state, value);
-    if (!counted && !vx_count_up(state, vx_generation_of(fresh), s->max_learned))
-        vx_count(&seat->counters.overflow, 1);
-    else if (vx_put_if(&entry->value, &value, fresh))
+    if (!counted && !vx_count_up(state, vx_generation_of(fresh), s->max_learned)) {
+        vx_overflow(seat, w, fresh, now_s);
+    } else if (vx_put_if(&entry->value, &value, fresh)) {
         vx_count(&seat->counters.learned, 1);
-    else if (!counted)
+        vx_tell(seat->ring, VX_LEARNED_EVENT, w->vni, w->key >> 16, vx_target_of(fresh), UINT32_MAX, NULL);
+    } else if (!counted) {
         vx_count_down(state, fresh);
+    }
 }
 
 static inline void vx_learn_again(struct vx_seat *seat, const struct vx_segment *s, const struct vx_where *w,
@@ -431,7 +442,7 @@ static inline void vx_learn_again(struct vx_seat *seat, const struct vx_segment 
     else if (vx_before(vx_generation_of(fresh), vx_generation_of(value)))
         return; /* by a lane that knows of a flush which we shall see at our next batch */
     else if (vx_answer(seat->view, s, value, now_s) == VX_NONE)
-        vx_revive(seat, s, entry, value, fresh);
+        vx_revive(seat, s, w, entry, value, fresh, now_s);
     else if (moved)
         vx_move(seat, w, entry, value, fresh, now_s);
     else if (vx_age(value, now_s))
@@ -460,7 +471,10 @@ static inline void vx_fdb_learn(struct vx_seat *seat, const struct vx_segment *s
             vx_count_down(&t->fdb.states[s->vni], fresh);
     }
     vx_count(&seat->counters.learned, done == 1);
-    vx_count(&seat->counters.overflow, done == 0);
+    if (done == 0)
+        vx_overflow(seat, &w, fresh, now_s);
+    else if (done == 1)
+        vx_tell(seat->ring, VX_LEARNED_EVENT, w.vni, mac, target, UINT32_MAX, NULL);
 }
 
 /* -- forgetting ---------------------------------------------------------------------------------- */
@@ -481,6 +495,8 @@ static inline int vx_forget(struct vx_seat *seat, struct vx_entry *entry, uint64
         return 0;
     vx_count(&seat->counters.flushed, flushed);
     vx_count(&seat->counters.aged, !flushed);
+    if (!flushed)
+        vx_tell(seat->ring, VX_AGED_EVENT, vni, key >> 16, UINT32_MAX, vx_target_of(value), NULL);
     return 1;
 }
 
@@ -662,6 +678,8 @@ static inline void vx_close(struct vx_tables *t, uint32_t n_segments)
         if (s->n_flood > VX_INLINE_FLOOD)
             free(s->flood.many);
     }
+    for (uint32_t i = 0; t->arrays[VX_POLICIES].live && i < n_segments; i++)
+        free(((const struct vx_policy *)vx_array_get(&t->arrays[VX_POLICIES], i))->prefixes);
     for (int i = 0; i < VX_N_ARRAYS; i++)
         vx_array_close(&t->arrays[i]);
     vx_free_all(&t->bin);
@@ -694,8 +712,8 @@ static inline int vx_open_fdb(struct vx_fdb *fdb, uint64_t max_entries)
 static inline int vx_open(struct vx_tables *t, uint64_t max_segments, uint64_t max_entries)
 {
     static const uint32_t shifts[] = {VX_VNI_SHIFT, VX_SEGMENT_SHIFT, VX_REMOTE_SHIFT,
-                                      VX_VNI_SHIFT, VX_PEER_SHIFT,    VX_VNI_SHIFT};
-    const uint64_t n_items[] = {VX_N_VNIS, max_segments, VX_MAX_REMOTES, 16, 16, VX_MAX_PORTS};
+                                      VX_VNI_SHIFT, VX_PEER_SHIFT,    VX_VNI_SHIFT,     VX_POLICY_SHIFT};
+    const uint64_t n_items[] = {VX_N_VNIS, max_segments, VX_MAX_REMOTES, 16, 16, VX_MAX_PORTS, max_segments};
     int done = vx_open_fdb(&t->fdb, max_entries) && (t->zeros = calloc(1, VX_PAGE_LEN)) != NULL;
     for (int i = 0; done && i < VX_N_ARRAYS; i++)
         done = vx_array_open(&t->arrays[i], n_items[i], shifts[i], t->zeros);

@@ -14,6 +14,7 @@
 
 #include "vx_atomic.h"
 #include "vx_bytes.h"
+#include "vx_events.h"
 #include "vx_pages.h"
 
 enum {
@@ -29,10 +30,15 @@ enum {
     VX_SEGMENT_PRESENT = 1,
     VX_SEGMENT_LEARNS = 2,
     VX_SEGMENT_ANY_SOURCE = 4,
+    VX_SEGMENT_HAS_POLICY = 8, /* its policy says what it floods, and whom else it takes packets from */
+    VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
+    VX_LISTED = 1 << 30,
+    VX_UNLIMITED = -1,
     VX_VNI_SHIFT = 2,
     VX_SEGMENT_SHIFT = 5,
     VX_REMOTE_SHIFT = 6,
-    VX_PEER_SHIFT = 3
+    VX_PEER_SHIFT = 3,
+    VX_POLICY_SHIFT = 6
 };
 
 /* A remote that is absent has family 0. */
@@ -42,7 +48,8 @@ struct vx_remote {
     uint32_t name_len;
     uint32_t family;  /* 4 or 6 */
     uint32_t flushed; /* what was learned before this generation is void; 0: all counts */
-    uint32_t spare[2];
+    uint32_t flags;
+    uint32_t spare;
 };
 static_assert(sizeof(struct vx_remote) == 1 << VX_REMOTE_SHIFT, "a remote is one cache line");
 
@@ -61,6 +68,24 @@ struct vx_segment {
 };
 static_assert(sizeof(struct vx_segment) == 1 << VX_SEGMENT_SHIFT, "two segments to a cache line");
 
+/* Frames to more than one, or to nobody that is known. */
+enum vx_flooded { VX_BROADCAST, VX_MULTICAST, VX_UNKNOWN_UNICAST, VX_N_FLOODED };
+
+struct vx_prefix {
+    uint8_t address[VX_ADDRESS_LEN]; /* as of a remote */
+    uint32_t n_bits;                 /* of all 128 */
+};
+
+/* What a segment that is not as most are has beside it, by the segment's number. */
+struct vx_policy {
+    uint32_t rate[VX_N_FLOODED]; /* packets a second of each kind; 0: none, VX_UNLIMITED: any */
+    uint32_t burst[VX_N_FLOODED];
+    struct vx_prefix *prefixes; /* sources beside the peers */
+    uint32_t n_prefixes;
+    uint32_t spare[7];
+};
+static_assert(sizeof(struct vx_policy) == 1 << VX_POLICY_SHIFT, "a policy is one cache line");
+
 struct vx_view {
     uint8_t **vnis;      /* uint32: segment + 1 of each VNI */
     uint8_t **segments;  /* struct vx_segment, by number */
@@ -68,12 +93,13 @@ struct vx_view {
     uint8_t **addresses; /* uint32: remote + 1, open-addressed by address */
     uint8_t **peers;     /* uint64: (segment << 32 | remote) + 1, open-addressed */
     uint8_t **ports;     /* uint32: `flushed`, by port */
+    uint8_t **policies;  /* struct vx_policy, by segment */
     uint64_t addresses_mask, peers_mask;
     uint32_t generation; /* grows with each flush; learned entries carry it */
 };
 
 /* The arrays of a view, in its order. */
-enum { VX_VNIS, VX_SEGMENTS, VX_REMOTES, VX_ADDRESSES, VX_PEERS, VX_PORTS, VX_N_ARRAYS };
+enum { VX_VNIS, VX_SEGMENTS, VX_REMOTES, VX_ADDRESSES, VX_PEERS, VX_PORTS, VX_POLICIES, VX_N_ARRAYS };
 
 /* What one lane did to the forwarding table; the writer has a set of its own. */
 struct vx_fdb_counters {
@@ -88,6 +114,7 @@ struct vx_seat {
     const struct vx_view *view;
     struct vx_tables *tables;
     uint64_t taken;
+    struct vx_ring *ring; /* what the lane tells Python, or NULL */
     _Alignas(64) struct vx_fdb_counters counters;
 };
 
@@ -215,19 +242,57 @@ static inline uint64_t vx_hash_peer(uint64_t key)
     return vx_mix(key ^ VX_K0, VX_K1);
 }
 
-/* Whether the segment takes packets from the remote: any, a member of its flood set, or a known peer. */
-static inline int vx_is_peer(const struct vx_seat *seat, uint32_t segment, uint32_t remote)
+static inline int vx_is_paired(const struct vx_view *view, uint32_t segment, uint32_t remote)
 {
-    const struct vx_view *view = seat->view;
-    const struct vx_segment *s = vx_segment_at(seat, segment);
     uint64_t key = vx_peer_key(segment, remote), found;
-    if (s->flags & VX_SEGMENT_ANY_SOURCE || vx_in_flood(s, remote))
-        return 1;
     for (uint64_t at = vx_hash_peer(key);; at++) {
         found = *(uint64_t *)vx_item(view->peers, at & view->peers_mask, VX_PEER_SHIFT);
         if (found == key || !found)
             return found == key;
     }
+}
+
+/* Whether the segment takes packets from the remote: any, a member of its flood set, or a known peer. */
+static inline int vx_is_peer(const struct vx_seat *seat, uint32_t segment, uint32_t remote)
+{
+    const struct vx_segment *s = vx_segment_at(seat, segment);
+    if (s->flags & VX_SEGMENT_ANY_SOURCE || vx_in_flood(s, remote))
+        return 1;
+    return vx_is_paired(seat->view, segment, remote);
+}
+
+/* Whether the remote may speak in the segment: in all, or in those on its list. */
+static inline int vx_may_speak(const struct vx_seat *seat, uint32_t segment, uint32_t remote)
+{
+    if (vx_likely(!(vx_remote_at(seat, remote)->flags & VX_REMOTE_LISTED)))
+        return 1;
+    return vx_is_paired(seat->view, segment, remote | VX_LISTED);
+}
+
+static inline const struct vx_policy *vx_policy_of(const struct vx_seat *seat, uint32_t segment)
+{
+    return vx_item(seat->view->policies, segment, VX_POLICY_SHIFT);
+}
+
+static inline int vx_has_prefix(const uint8_t *address, const struct vx_prefix *prefix)
+{
+    uint32_t n_bytes = prefix->n_bits / 8, rest = prefix->n_bits % 8;
+    if (memcmp(address, prefix->address, n_bytes))
+        return 0;
+    return !rest || !((address[n_bytes] ^ prefix->address[n_bytes]) >> (8 - rest));
+}
+
+/* Whether the segment takes packets from an address, be it a remote or not. */
+static inline int vx_is_welcome(const struct vx_seat *seat, uint32_t segment, const uint8_t *address)
+{
+    uint16_t flags = vx_segment_at(seat, segment)->flags;
+    if (flags & VX_SEGMENT_ANY_SOURCE || !(flags & VX_SEGMENT_HAS_POLICY))
+        return flags & VX_SEGMENT_ANY_SOURCE;
+    const struct vx_policy *policy = vx_policy_of(seat, segment);
+    for (uint32_t i = 0; i < policy->n_prefixes; i++)
+        if (vx_has_prefix(address, &policy->prefixes[i]))
+            return 1;
+    return 0;
 }
 
 /* -- the writer ---------------------------------------------------------------------------------- */
@@ -298,6 +363,7 @@ static inline struct vx_view *vx_prepare(struct vx_tables *t)
             vx_newest(&t->arrays[VX_VNIS]), vx_newest(&t->arrays[VX_SEGMENTS]),
             vx_newest(&t->arrays[VX_REMOTES]), vx_newest(&t->arrays[VX_ADDRESSES]),
             vx_newest(&t->arrays[VX_PEERS]), vx_newest(&t->arrays[VX_PORTS]),
+            vx_newest(&t->arrays[VX_POLICIES]),
             t->addresses_mask, t->peers_mask, t->generation,
         };
     return view;
@@ -348,6 +414,22 @@ static inline int vx_set_flood(struct vx_tables *t, struct vx_segment *s, const 
         s->flood.many = many;
     if (n)
         memcpy(many ? many : s->flood.few, members, n * sizeof *members);
+    return 1;
+}
+
+/* Give a policy of the draft its prefixes; 0 without memory. */
+static inline int vx_set_prefixes(struct vx_tables *t, struct vx_policy *policy,
+                                  const struct vx_prefix *prefixes, uint32_t n)
+{
+    struct vx_prefix *own = n ? vx_fresh(t, n * sizeof *own) : NULL;
+    if ((n && !own) || !vx_bin_reserve(&t->stale, 1))
+        return 0;
+    if (policy->prefixes)
+        vx_bin_put(&t->stale, policy->prefixes, 0);
+    if (n)
+        memcpy(own, prefixes, n * sizeof *own);
+    policy->prefixes = own;
+    policy->n_prefixes = n;
     return 1;
 }
 

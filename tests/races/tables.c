@@ -1,19 +1,23 @@
 /* Lanes and a writer at the same tables, for ThreadSanitizer: everything small, so that they meet.
  *
  * Whatever happens, an address is only ever learned or set at targets of its own class (mac % 4), and a
- * flood set is all of one half of the remotes; a lane that sees anything else saw a torn or freed thing.
+ * flood set is all of one half of the remotes, a segment's prefixes are all of one length; a lane that sees
+ * anything else saw a torn or freed thing. One thread takes what all lanes tell, and holds it to the same.
  * Afterwards the table is walked: no key twice, every entry found by a search, every count right.
  *
  *   cc -g -O1 -fsanitize=thread -Ipyx/include tests/races/tables.c -o tables && ./tables 2000
  */
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 
 #include "vx_fdb.h"
 
 enum { N_LANES = 3, N_REMOTES = 16, N_VNIS = 4, N_MACS = 96, N_LOOKUPS = 64, ROOM = 160, BIG = 6 };
 
 static struct vx_tables *tables;
+static struct vx_ring rings[N_LANES];
 static int stop;
 
 #define CHECK(condition, what)                                 \
@@ -43,6 +47,14 @@ static void check_flood(const struct vx_segment *s)
         CHECK(members[i] / (N_REMOTES / 2) == members[0] / (N_REMOTES / 2), "a flood set of two halves");
         CHECK(!i || members[i - 1] < members[i], "a flood set out of order");
     }
+}
+
+static void check_policy(const struct vx_seat *seat, uint32_t segment)
+{
+    const struct vx_policy *policy = vx_policy_of(seat, segment);
+    for (uint32_t i = 0; i < policy->n_prefixes; i++)
+        CHECK(policy->prefixes[i].n_bits == policy->n_prefixes, "prefixes of two policies");
+    CHECK(policy->rate[0] == policy->rate[1], "rates of two policies");
 }
 
 static void look_up(struct vx_seat *seat, const struct vx_segment *s, uint64_t *random, uint32_t now_s)
@@ -79,6 +91,7 @@ static void *lane(void *argument)
         if (segment != VX_NONE) {
             const struct vx_segment *s = vx_segment_at(seat, (uint32_t)segment);
             check_flood(s);
+            check_policy(seat, (uint32_t)segment);
             look_up(seat, s, &random, now_s);
             learn(seat, s, &random, now_s);
             (void)vx_is_peer(seat, (uint32_t)segment, (uint32_t)(next_random(&random) % N_REMOTES));
@@ -87,8 +100,49 @@ static void *lane(void *argument)
             vx_fdb_sweep(seat, 16, now_s);
         if (turn % 4 == 0)
             vx_leave(seat);
+        vx_wake_reader(seat->ring);
     }
     vx_leave(seat);
+    return NULL;
+}
+
+/* -- who is told ---------------------------------------------------------------------------------- */
+
+static uint64_t take_all(void)
+{
+    static struct vx_event events[VX_RING_LEN];
+    uint64_t taken = 0;
+    for (int i = 0; i < N_LANES; i++) {
+        uint32_t n = vx_take(&rings[i], events);
+        for (uint32_t k = 0; k < n; k++) {
+            uint32_t target = events[k].target == UINT32_MAX ? events[k].was : events[k].target;
+            CHECK(events[k].mac % 4 == target % 4, "an event of another address");
+            CHECK(events[k].kind <= VX_LIMIT_EVENT, "an event of no kind");
+        }
+        taken += n;
+    }
+    return taken;
+}
+
+static int may_sleep(void)
+{
+    int quiet = 1;
+    for (int i = 0; i < N_LANES; i++)
+        quiet &= vx_may_sleep(&rings[i]);
+    return quiet;
+}
+
+static void *reader(void *argument)
+{
+    struct pollfd wake = {rings[0].wake_fd, POLLIN, 0};
+    uint64_t *told = argument, n;
+    while (!vx_get_relaxed(&stop)) {
+        *told += take_all();
+        if (!may_sleep())
+            continue;
+        CHECK(poll(&wake, 1, 5000) == 1 || vx_get_relaxed(&stop), "nobody was woken");
+        CHECK(read(wake.fd, &n, sizeof n) == sizeof n || vx_get_relaxed(&stop), "no event");
+    }
     return NULL;
 }
 
@@ -134,6 +188,17 @@ static void put_flood(uint32_t n, uint64_t *random)
     for (uint32_t i = 0; i < n_members; i++)
         members[i] = half + i;
     CHECK(vx_set_flood(tables, s, members, n_members), "no memory");
+}
+
+static void put_policy(uint32_t n, uint64_t *random)
+{
+    struct vx_policy *policy = vx_array_edit(&tables->arrays[VX_POLICIES], n);
+    struct vx_prefix prefixes[BIG] = {0};
+    uint32_t n_prefixes = (uint32_t)(next_random(random) % (BIG + 1));
+    for (uint32_t i = 0; i < n_prefixes; i++)
+        prefixes[i].n_bits = n_prefixes;
+    policy->rate[0] = policy->rate[1] = n_prefixes;
+    CHECK(vx_set_prefixes(tables, policy, prefixes, n_prefixes), "no memory");
 }
 
 static void flush(uint32_t n)
@@ -194,6 +259,7 @@ static void write_some(uint64_t rounds)
     for (uint64_t round = 0; round < rounds; round++) {
         uint32_t n = (uint32_t)(next_random(&random) % (N_VNIS - 1));
         put_flood(n, &random);
+        put_policy(n, &random);
         if (round % 16 == 0)
             flush(n);
         if (round % 500 == 499)
@@ -255,7 +321,9 @@ static void empty(void)
 
 int main(int argc, char **argv)
 {
-    pthread_t threads[N_LANES];
+    pthread_t threads[N_LANES], listener;
+    uint64_t told = 0, dropped = 0, one = 1;
+    int wake_fd = eventfd(0, 0);
     tables = vx_map(sizeof *tables, 0);
     CHECK(tables && vx_open(tables, N_VNIS, ROOM), "no memory");
     tables->fdb.max_moves = 200;
@@ -266,12 +334,21 @@ int main(int argc, char **argv)
         put_segment(n, 1);
     vx_enter(&tables->seats[0]);
     publish();
+    for (int i = 0; i < N_LANES; i++) {
+        rings[i].kinds = UINT32_MAX;
+        rings[i].wake_fd = wake_fd;
+        tables->seats[1 + i].ring = &rings[i];
+    }
+    pthread_create(&listener, NULL, reader, &told);
     for (int i = 0; i < N_LANES; i++)
         pthread_create(&threads[i], NULL, lane, &tables->seats[1 + i]);
     write_some(argc > 1 ? strtoull(argv[1], NULL, 10) : 1000);
     vx_put_relaxed(&stop, 1);
     for (int i = 0; i < N_LANES; i++)
         pthread_join(threads[i], NULL);
+    CHECK(write(wake_fd, &one, sizeof one) == sizeof one, "nobody to be woken");
+    pthread_join(listener, NULL);
+    told += take_all();
     check_all();
     empty();
     check_nothing_passed();
@@ -279,7 +356,9 @@ int main(int argc, char **argv)
     for (int i = 1; i <= N_LANES; i++) {
         learned += tables->seats[i].counters.learned;
         moves += tables->seats[i].counters.moves;
+        dropped += rings[i - 1].dropped;
     }
+    CHECK(told + dropped >= learned + moves, "an event that nobody got");
     printf("learned %lu moved %lu\n", (unsigned long)learned, (unsigned long)moves);
     vx_close(tables, N_VNIS);
     vx_unmap(tables, sizeof *tables);

@@ -1,7 +1,9 @@
 from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import disjoint_base
 
+from vxcore._fast.events import Ring
 from vxcore._fast.port import OverlayPort, UnderlayPort
 from vxcore._fast.table import Tables
 
@@ -20,7 +22,13 @@ class Lane:
         join_tcp: bool = True,
         join_udp: bool = True,
         busy_poll_us: int = 0,
+        max_overlays: int = 0,
+        n_lanes: int = 1,
+        ring: Ring | None = None,
     ) -> None: ...
+    def attach(self, number: int, port: OverlayPort) -> None: ...
+    def watch(self, number: int) -> None: ...
+    def detach(self, number: int) -> Any: ...
     def run(self) -> None: ...
     def stop(self) -> None: ...
     def drops(self) -> dict[int, int]: ...

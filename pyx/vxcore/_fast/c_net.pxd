@@ -67,6 +67,8 @@ cdef extern from "vx_net.h" nogil:
 cdef extern from "<sys/epoll.h>" nogil:
     cdef enum:
         EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
         EPOLLIN
         EPOLL_CLOEXEC
     ctypedef union epoll_data_t:

@@ -1,6 +1,8 @@
 # include/vx_table.h and vx_fdb.h: what lanes look up, and how one writer changes it under them.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from vxcore._fast.c_events cimport vx_ring
+
 
 cdef extern from "vx_fdb.h" nogil:
     cdef enum:
@@ -15,6 +17,14 @@ cdef extern from "vx_fdb.h" nogil:
         VX_SEGMENT_PRESENT
         VX_SEGMENT_LEARNS
         VX_SEGMENT_ANY_SOURCE
+        VX_SEGMENT_HAS_POLICY
+        VX_REMOTE_LISTED
+        VX_LISTED
+        VX_UNLIMITED
+        VX_BROADCAST
+        VX_MULTICAST
+        VX_UNKNOWN_UNICAST
+        VX_N_FLOODED
         VX_VNI_SHIFT
         VX_SEGMENT_SHIFT
         VX_REMOTE_SHIFT
@@ -25,12 +35,14 @@ cdef extern from "vx_fdb.h" nogil:
         VX_ADDRESSES
         VX_PEERS
         VX_PORTS
+        VX_POLICIES
         VX_N_ARRAYS
         VX_PAGE_LEN
         VX_WAYS
         VX_GENERATIONS
         VX_MAX_AGEING_S
         VX_N_MOVES
+        VX_KIND_SHIFT
         VX_LEARNED
         VX_FROZEN
         VX_STATIC
@@ -48,6 +60,15 @@ cdef extern from "vx_fdb.h" nogil:
         uint32_t name_len
         uint32_t family
         uint32_t flushed
+        uint32_t flags
+    cdef struct vx_prefix:
+        uint8_t address[16]
+        uint32_t n_bits
+    cdef struct vx_policy:
+        uint32_t rate[3]
+        uint32_t burst[3]
+        vx_prefix *prefixes
+        uint32_t n_prefixes
     cdef struct vx_segment:
         uint32_t vni
         uint32_t port
@@ -65,6 +86,7 @@ cdef extern from "vx_fdb.h" nogil:
         const vx_view *view
         vx_tables *tables
         uint64_t taken
+        vx_ring *ring
         vx_fdb_counters counters
     cdef struct vx_entry:
         uint64_t key, value
@@ -88,7 +110,7 @@ cdef extern from "vx_fdb.h" nogil:
         const vx_view *view
         uint64_t n_entries
         vx_fdb fdb
-        vx_array arrays[6]
+        vx_array arrays[7]
         uint64_t addresses_mask, peers_mask
         uint32_t generation, renewed
         vx_bin bin
@@ -107,6 +129,10 @@ cdef extern from "vx_fdb.h" nogil:
     int32_t vx_find_segment(const vx_seat *seat, uint32_t vni)
     int32_t vx_find_remote(const vx_seat *seat, const uint8_t *address)
     bint vx_is_peer(const vx_seat *seat, uint32_t segment, uint32_t remote)
+    bint vx_is_paired(const vx_view *view, uint32_t segment, uint32_t remote)
+    bint vx_may_speak(const vx_seat *seat, uint32_t segment, uint32_t remote)
+    bint vx_is_welcome(const vx_seat *seat, uint32_t segment, const uint8_t *address)
+    const vx_policy *vx_policy_of(const vx_seat *seat, uint32_t segment)
     int32_t vx_fdb_find(const vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t now_s)
     void vx_fdb_find_batch(const vx_seat *seat, const vx_segment *s, const uint64_t *macs, uint32_t n,
                            int32_t *out, uint32_t now_s)
@@ -130,6 +156,7 @@ cdef extern from "vx_fdb.h" nogil:
     void vx_close(vx_tables *t, uint32_t n_segments)
     void vx_wait_for_lanes(vx_tables *t, const vx_seat *own)
     bint vx_set_flood(vx_tables *t, vx_segment *s, const uint32_t *members, uint32_t n)
+    bint vx_set_prefixes(vx_tables *t, vx_policy *policy, const vx_prefix *prefixes, uint32_t n)
     uint64_t vx_peer_key(uint32_t segment, uint32_t remote)
     uint64_t vx_hash_peer(uint64_t key)
     uint64_t vx_hash_address(const uint8_t *address)

@@ -13,10 +13,15 @@ from posix.unistd cimport close
 
 import os
 
+from vxcore._fast.c_atomic cimport (
+    vx_load_acquire, vx_load_acquire_p, vx_store_release, vx_store_release_p,
+)
 from vxcore._fast.c_bytes cimport vx_be32, vx_load16, vx_load32, vx_load48, vx_store64_raw
+from vxcore._fast.c_events cimport *
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_table cimport *
 from vxcore._fast.c_wire cimport *
+from vxcore._fast.events cimport Ring
 from vxcore._fast.flow cimport *
 from vxcore._fast.gro cimport Joins, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
@@ -24,6 +29,10 @@ from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
 from vxcore._fast.table cimport NONE, Reader, Seat, Segment, Tables
 from vxcore._fast.verdict cimport *
+
+cdef uint32_t NOWHERE = 0xFFFFFFFF
+cdef uint64_t BROADCAST_MAC = 0xFFFFFFFFFFFF
+cdef uint64_t NS_PER_S = 1000000000
 
 cdef enum:
     N_ROUNDS = 4             # bursts from one port before the others have their turn
@@ -33,6 +42,7 @@ cdef enum:
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
     IDLE_MS = 1000
     ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
+    N_TOLD = 64              # addresses told of to Python in a second, remembered to tell each once
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
     OVERLAY_TOKEN = 2
@@ -46,24 +56,35 @@ cdef struct Recent:
     uint64_t mac             # the last source learned, from `peer` in `segment`
 
 
+# When the limited frames of a segment that were let through so far would all have been due.
+cdef struct Due:
+    uint64_t ns[3]
+
+
 cdef class Lane:
-    """The loop over `underlays` (at most one for each IP family) and `overlays`.
+    """The loop over `underlays` (at most one for each IP family) and `overlays`, whose places are their
+    numbers in the tables; `max_overlays` is how many there may be when others are attached later.
 
     Each underlay comes with the families it sends: ``(port, (4, 6))``. The ports are used by this lane
     alone. `tos`, `ttl` are -1 for inherit, `ttl` 0 for the port's own;
     `strict` drops packets with reserved header bits; `ecn_linux` sends inner CE as ECT(0);
     `join_tcp` and `join_udp` let frames of one flow reach the overlay as super-frames;
-    `busy_poll_us` is how long the lane looks for more before it sleeps.
+    `busy_poll_us` is how long the lane looks for more before it sleeps; `n_lanes` shares a segment's rates,
+    of which this lane gets its part; `ring` is where it tells Python what happens.
     """
 
     cdef Tables tables
     cdef Reader reader
     cdef Seat *seat          # in the tables: between vx_enter and vx_leave what is looked up stays valid
     cdef list _overlay_ports, _underlay_ports
-    cdef Overlay **overlays
+    cdef Overlay closed      # in the place of a port that is not there
+    cdef Overlay **overlays  # changed by Python, one place at a time
     cdef Underlay **underlays
     cdef Underlay *by_family[2]
-    cdef uint32_t n_overlays, n_underlays
+    cdef uint32_t n_overlays, n_underlays, max_overlays, n_lanes
+    cdef Due *due            # by segment
+    cdef size_t due_len
+    cdef uint64_t told[N_TOLD]
     cdef uint8_t *slots
     cdef Frame *frames
     cdef Datagram *datagrams
@@ -75,7 +96,7 @@ cdef class Lane:
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes
     cdef uint32_t now_s, answers_left
-    cdef uint64_t busy_poll_ns, swept_s
+    cdef uint64_t busy_poll_ns, swept_s, now_ns
     cdef uint64_t wakeups, bursts
 
     def __cinit__(self):
@@ -92,28 +113,42 @@ cdef class Lane:
 
     def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
                  strict: bool = False, ecn_linux: bool = False, join_tcp: bool = True, join_udp: bool = True,
-                 busy_poll_us: int = 0):
+                 busy_poll_us: int = 0, max_overlays: int = 0, n_lanes: int = 1, Ring ring = None):
         self.tables = tables
-        self.reader = Reader(tables)
+        self.reader = Reader(tables, ring)
         self.seat = self.reader.seat
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
         self.joins.tcp, self.joins.udp = join_tcp, join_udp
         self.busy_poll_ns = 1000 * <uint64_t>busy_poll_us
         self.tally.segments = <SegmentCounters *>calloc(tables.max_segments + 1, sizeof(SegmentCounters))
-        if not self.tally.segments:
+        self.due_len = (tables.max_segments + 1) * sizeof(Due)
+        self.due = <Due *>vx_map(self.due_len, False)
+        self.n_lanes = n_lanes
+        if not self.tally.segments or not self.due:
             raise MemoryError("no memory for a lane")
-        self._take_overlays(list(overlays))
+        self._take_overlays(list(overlays), max_overlays)
         self._take_underlays(list(underlays))
         self._watch()
 
-    def _take_overlays(self, list ports) -> None:
-        self._overlay_ports, self.n_overlays = ports, len(ports)
-        self.overlays = <Overlay **>calloc(len(ports) + 1, sizeof(Overlay *))
+    def _take_overlays(self, list ports, max_overlays: int) -> None:
+        self.max_overlays = max(len(ports), max_overlays)
+        self._overlay_ports = [None] * self.max_overlays
+        self.overlays = <Overlay **>calloc(self.max_overlays + 1, sizeof(Overlay *))
         if not self.overlays:
             raise MemoryError("no memory for a lane")
+        self.closed.tally = &self.tally
+        self.closed.state, self.closed.fd = &self.closed, -1
+        self.closed.receive, self.closed.send, self.closed.flush = receive_closed, send_closed, flush_closed
+        for i in range(self.max_overlays):
+            self.overlays[i] = &self.closed
         for i, port in enumerate(ports):
-            self.overlays[i] = &(<OverlayPort?>port).port
-            self.overlays[i].tally = &self.tally
+            self._place(i, port)
+
+    def _place(self, number: int, OverlayPort port not None) -> None:
+        port.port.tally = &self.tally
+        self._overlay_ports[number] = port
+        vx_store_release_p(<void **>&self.overlays[number], &port.port)
+        vx_store_release(&self.n_overlays, max(self.n_overlays, <uint32_t>number + 1))
 
     def _take_underlays(self, list ports) -> None:
         cdef Underlay *underlay
@@ -138,11 +173,11 @@ cdef class Lane:
         for i in range(self.n_overlays):
             self._watch_one(self.overlays[i].fd, OVERLAY_TOKEN, i)
 
-    def _watch_one(self, fd: int, kind: int, number: int) -> None:
+    def _watch_one(self, fd: int, kind: int, number: int, how: int = EPOLL_CTL_ADD, events: int = EPOLLIN):
         cdef epoll_event event
-        event.events = EPOLLIN
+        event.events = <uint32_t>events
         event.data.u64 = <uint64_t>kind << 32 | <uint64_t>number
-        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        if epoll_ctl(self.epoll_fd, how, fd, &event) < 0:
             raise OSError(errno, f"lane: watching descriptor {fd}: {os.strerror(errno)}")
 
     def __dealloc__(self):
@@ -156,6 +191,7 @@ cdef class Lane:
         free(self.cuts.heads)
         free(self.cuts.pieces)
         free(self.joins)
+        vx_unmap(self.due, self.due_len)
         free(self.overlays)
         free(self.underlays)
         free(self.tally.segments)
@@ -167,13 +203,14 @@ cdef class Lane:
         cdef int failed
         with nogil:
             failed = self._loop()
+            vx_leave(self.seat)  # nobody shall wait for a lane that has ended
         if failed:
             raise OSError(failed, f"{self._name_of(self.failed_fd)}: {os.strerror(failed)}")
 
     def _name_of(self, fd: int) -> str:
-        for i in range(self.n_overlays):
-            if self.overlays[i].fd == fd:
-                return f"overlay port {self._overlay_ports[i].name}"
+        for port in self._overlay_ports:
+            if port is not None and (<OverlayPort>port).port.fd == fd:
+                return f"overlay port {port.name}"
         for i in range(self.n_underlays):
             if self.underlays[i].fd == fd:
                 return f"underlay port {self._underlay_ports[i].name}"
@@ -182,6 +219,30 @@ cdef class Lane:
     def stop(self) -> None:
         """Make ``run`` return, from any thread."""
         os.eventfd_write(self.stop_fd, 1)
+
+    def attach(self, number: int, OverlayPort port not None) -> None:
+        """Take an overlay port while the lane runs, under a number that is free. Frames may go to it at once;
+        those that wait there are read from ``watch`` on. Raises ValueError, and OSError.
+        """
+        if not 0 <= number < self.max_overlays or self._overlay_ports[number] is not None:
+            raise ValueError(f"overlay port {number}: a free one below {self.max_overlays} is right")
+        self._watch_one(port.port.fd, OVERLAY_TOKEN, number, EPOLL_CTL_ADD, 0)
+        self._place(number, port)
+
+    def watch(self, number: int) -> None:
+        """Begin to read from an attached overlay port: when lanes see its segment in the tables."""
+        cdef OverlayPort port = self._overlay_ports[number]
+        self._watch_one(port.port.fd, OVERLAY_TOKEN, number, EPOLL_CTL_MOD, EPOLLIN)
+
+    def detach(self, number: int) -> OverlayPort:
+        """Give an overlay port up and return it. It is no longer used when ``Tables.wait_for_lanes`` returns,
+        called after this; until then the caller keeps a reference and the descriptor open.
+        """
+        cdef OverlayPort port = self._overlay_ports[number]
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.port.fd, NULL)  # it may be gone with its device
+        vx_store_release_p(<void **>&self.overlays[number], &self.closed)
+        self._overlay_ports[number] = None
+        return port
 
     def drops(self) -> dict[int, int]:
         """How many packets had each verdict but DELIVERED, by its number."""
@@ -206,6 +267,8 @@ cdef class Lane:
         cdef int n, i, failed
         while True:
             vx_leave(self.seat)
+            if self.seat.ring:
+                vx_wake_reader(self.seat.ring)
             n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else IDLE_MS)
             vx_enter(self.seat)
             if n < 0 and errno != EINTR:
@@ -225,12 +288,13 @@ cdef class Lane:
         cdef uint64_t now_ns
         clock_gettime(CLOCK_MONOTONIC, &now)
         now_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
-        self.now_s = <uint32_t>now.tv_sec
+        self.now_s, self.now_ns = <uint32_t>now.tv_sec, now_ns
         self.recent.segment = NONE
         self.wakeups += busy_until == 0
         if self.swept_s != <uint64_t>now.tv_sec:
             self.swept_s = now.tv_sec
             self.answers_left = ANSWERS_PER_S
+            memset(self.told, 0, sizeof(self.told))
             vx_fdb_sweep(self.seat, SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
         if n_events > 0 and self.busy_poll_ns:
             return now_ns + self.busy_poll_ns
@@ -243,7 +307,10 @@ cdef class Lane:
             return -1
         if kind == UNDERLAY_TOKEN:
             return self._from_underlay(self.underlays[<uint32_t>token])
-        return self._from_overlay(self.overlays[<uint32_t>token])
+        return self._from_overlay(self._overlay_at(<uint32_t>token))
+
+    cdef inline Overlay *_overlay_at(self, uint32_t number) noexcept nogil:
+        return <Overlay *>vx_load_acquire_p(<void **>&self.overlays[number])
 
     # -- underlay to overlay -------------------------------------------------------------------
 
@@ -268,9 +335,11 @@ cdef class Lane:
         return 0
 
     cdef void _flush_overlays(self) noexcept nogil:
+        cdef Overlay *port
         cdef uint32_t i
-        for i in range(self.n_overlays):
-            self.overlays[i].flush(self.overlays[i].state)
+        for i in range(vx_load_acquire(&self.n_overlays)):
+            port = self._overlay_at(i)
+            port.flush(port.state)
         self.cuts.n = self.cuts.used = 0
 
     cdef void _deliver(self, const Datagram *d) noexcept nogil:
@@ -293,7 +362,7 @@ cdef class Lane:
         if verdict != DELIVERED:
             return verdict
         length -= VX_VXLAN_LEN
-        if not self._admit(vx_load32(packet + 4) >> 8, remote, &verdict):
+        if not self._admit(vx_load32(packet + 4) >> 8, remote, d.source, &verdict):
             return verdict
         segment = vx_segment_at(self.seat, self.recent.segment)
         if is_tag(vx_load16(frame + 12)):
@@ -302,12 +371,12 @@ cdef class Lane:
         if d.tos & 3 and not ecn_decapsulate(frame, &flow, d.tos):
             return ECN
         if segment.flags & VX_SEGMENT_LEARNS:
-            self._learn(segment, vx_load48(frame + 6), remote)
+            self._learn(segment, vx_load48(frame + 6), remote, d.source)
         self.tally.segments[self.recent.segment].rx_packets += 1
         self.tally.segments[self.recent.segment].rx_bytes += length
         if d.vnet.gso_type:
-            return self._deliver_superframe(self.overlays[segment.port], frame, length, &flow, &d.vnet)
-        gro_add(self.joins, self.overlays[segment.port], frame, length, &flow)
+            return self._deliver_superframe(self._overlay_at(segment.port), frame, length, &flow, &d.vnet)
+        gro_add(self.joins, self._overlay_at(segment.port), frame, length, &flow)
         return DELIVERED
 
     cdef Verdict _deliver_superframe(self, Overlay *port, uint8_t *frame, uint32_t length, const Flow *flow,
@@ -354,8 +423,9 @@ cdef class Lane:
             return INNER_TOO_SHORT
         return DELIVERED
 
-    cdef inline bint _admit(self, uint32_t vni, int32_t remote, Verdict *verdict) noexcept nogil:
-        """Whether the VNI is known and the remote is a peer of its segment, which then is `recent`."""
+    cdef inline bint _admit(self, uint32_t vni, int32_t remote, const uint8_t *source,
+                            Verdict *verdict) noexcept nogil:
+        """Whether the VNI is known and takes packets from the source; its segment then is `recent`."""
         if self.recent.segment == NONE or self.recent.vni != vni:
             self.recent.segment = vx_find_segment(self.seat, vni)
             self.recent.vni, self.recent.peer, self.recent.mac = vni, NONE, 0
@@ -364,16 +434,35 @@ cdef class Lane:
             return False
         if remote != NONE and remote == self.recent.peer:
             return True
-        if remote == NONE or not vx_is_peer(self.seat, self.recent.segment, remote):
-            verdict[0] = SOURCE_REFUSED
-            return False
-        self.recent.peer, self.recent.mac = remote, 0
-        return True
+        verdict[0] = self._check_source(remote, source)
+        self.recent.peer, self.recent.mac = remote if verdict[0] == DELIVERED else NONE, 0
+        return verdict[0] == DELIVERED
 
-    cdef inline void _learn(self, const Segment *segment, uint64_t mac, int32_t remote) noexcept nogil:
-        if mac != self.recent.mac:
+    cdef Verdict _check_source(self, int32_t remote, const uint8_t *source) noexcept nogil:
+        """Of a packet in the recent segment, from a remote or (NONE) a stranger."""
+        cdef uint32_t segment = self.recent.segment
+        if remote != NONE:
+            if not vx_may_speak(self.seat, segment, remote):
+                return VNI_REFUSED
+            if vx_is_peer(self.seat, segment, remote):
+                return DELIVERED
+        return DELIVERED if vx_is_welcome(self.seat, segment, source) else SOURCE_REFUSED
+
+    cdef inline void _learn(self, const Segment *segment, uint64_t mac, int32_t remote,
+                            const uint8_t *source) noexcept nogil:
+        if remote == NONE:
+            self._tell_once(VX_STRANGER_EVENT, segment.vni, mac, source)
+        elif mac != self.recent.mac:
             vx_fdb_learn(self.seat, segment, mac, remote, self.now_s)
             self.recent.mac = mac
+
+    cdef void _tell_once(self, vx_event_kind kind, uint32_t vni, uint64_t mac,
+                         const uint8_t *source) noexcept nogil:
+        """Tell Python of an address, each that lately came up once a second."""
+        cdef uint64_t key = (mac << 16 ^ vni << 3 ^ <uint64_t>kind) * <uint64_t>0x9E3779B97F4A7C15 | 1
+        if vx_is_wanted(self.seat.ring, kind) and self.told[key >> 58] != key:
+            self.told[key >> 58] = key
+            vx_tell(self.seat.ring, kind, vni, mac, NOWHERE, NOWHERE, source)
 
     # -- overlay to underlay -------------------------------------------------------------------
 
@@ -424,7 +513,7 @@ cdef class Lane:
         memset(&vnet, 0, sizeof(vx_vnet))
         for i in range(self.tally.n_oversize):
             o = &self.tally.oversize[i]
-            port = self.overlays[vx_segment_at(self.seat, o.segment).port]
+            port = self._overlay_at(vx_segment_at(self.seat, o.segment).port)
             parts[1] = iovec(&answer[0], too_big_answer(answer, o))
             if parts[1].iov_len and self.answers_left:
                 self.answers_left -= 1
@@ -445,8 +534,7 @@ cdef class Lane:
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        if remote == NONE and segment.n_flood == 0:
-            count(&self.tally, NO_REMOTE, 1)
+        if remote == NONE and not self._may_flood(segment, number, frame):
             return
         heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
         heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
@@ -456,6 +544,43 @@ cdef class Lane:
             self._send_cut(frame, &flow, segment, remote, &heading)
         else:
             self._send_whole(frame, segment, remote, &heading)
+
+    cdef bint _may_flood(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
+        """Whether a frame to more than one, or to nobody that is known, goes to the flood set."""
+        cdef uint64_t mac = vx_load48(frame.data)
+        cdef Verdict verdict = NO_REMOTE if segment.n_flood == 0 else DELIVERED
+        cdef int kind = VX_UNKNOWN_UNICAST
+        if frame.data[0] & 1:
+            kind = VX_BROADCAST if mac == BROADCAST_MAC else VX_MULTICAST
+        elif segment.flags:
+            self._tell_once(VX_MISS_EVENT, segment.vni, mac, NULL)
+        if segment.flags & VX_SEGMENT_HAS_POLICY:
+            verdict = self._check_rate(vx_policy_of(self.seat, number), number, kind, frame, verdict)
+        if verdict != DELIVERED:
+            count(&self.tally, verdict, 1)
+        return verdict == DELIVERED
+
+    cdef Verdict _check_rate(self, const vx_policy *policy, uint32_t number, int kind, const Frame *frame,
+                             Verdict verdict) noexcept nogil:
+        """Hold a segment to the rate of a kind of frames, each piece of a super-frame counting as one: a
+        token bucket, kept as the time when all that was let through would have been due.
+        """
+        cdef uint64_t cost, room, n = 1
+        cdef uint64_t *due = &self.due[number].ns[kind]
+        if policy.rate[kind] == 0:
+            return FLOOD_REFUSED
+        if verdict != DELIVERED or policy.rate[kind] == <uint32_t>VX_UNLIMITED:
+            return verdict
+        if frame.vnet.gso_type and frame.vnet.gso_size:
+            n = (frame.length + frame.vnet.gso_size - 1) / frame.vnet.gso_size
+        cost = NS_PER_S * self.n_lanes / policy.rate[kind]
+        room = cost * max(policy.burst[kind] / self.n_lanes, <uint32_t>1)
+        if due[0] < self.now_ns:
+            due[0] = self.now_ns
+        if due[0] + min(cost * n, room) > self.now_ns + room:
+            return RATE_LIMIT
+        due[0] += cost * n
+        return DELIVERED
 
     cdef inline uint64_t _vxlan(self, const Segment *segment) noexcept nogil:
         """The header of the segment, in memory order."""
@@ -512,3 +637,18 @@ cdef class Lane:
             count(&self.tally, UNDERLAY_REFUSED, n)
         else:
             port.send(port.state, pieces, n, heading)
+
+
+cdef int receive_closed(void *state, Frame *out, uint32_t max, uint32_t budget) noexcept nogil:
+    """A port that is not there has nothing."""
+    return 0
+
+
+cdef void send_closed(void *state, iovec *parts, uint32_t n, const vx_vnet *vnet,
+                      uint32_t n_packets) noexcept nogil:
+    """Its segment was removed while the packets were on their way."""
+    count((<Overlay *>state).tally, OVERLAY_DOWN, n_packets)
+
+
+cdef void flush_closed(void *state) noexcept nogil:
+    """Nothing waits."""

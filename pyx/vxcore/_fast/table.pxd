@@ -2,7 +2,8 @@
 # and calls the functions of c_table on its seat.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from vxcore._fast.c_table cimport vx_remote, vx_seat, vx_segment, vx_tables
+from vxcore._fast.c_table cimport vx_policy, vx_remote, vx_seat, vx_segment, vx_tables
+from vxcore._fast.events cimport Ring
 
 cdef enum:
     NONE = -1
@@ -38,6 +39,7 @@ cdef class Tables:
     cdef int _remove_peer(self, uint64_t key) except -1
     cdef int _add_address(self, uint32_t remote) except -1
     cdef int _remove_address(self, uint32_t remote) except -1
+    cdef int _set_prefixes(self, vx_policy *policy, list prefixes) except -1
     cdef uint64_t _slot(self, int which, uint64_t at) noexcept nogil
     cdef uint64_t _home(self, int which, uint64_t item) noexcept nogil
     cdef int _set_slot(self, int which, uint64_t at, uint64_t item) except -1
@@ -60,6 +62,7 @@ cdef class Tables:
 
 cdef class Reader:
     cdef readonly Tables tables
+    cdef Ring ring
     cdef Seat *seat
 
     cdef const Segment *_entered(self, segment) except NULL

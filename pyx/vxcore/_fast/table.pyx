@@ -18,7 +18,9 @@ from array import array
 
 import numpy as np
 
+from vxcore._fast.c_events cimport vx_wake_reader
 from vxcore._fast.c_table cimport *
+from vxcore._fast.events cimport Ring
 from vxcore.errors import TableFullError
 
 cdef enum:
@@ -26,6 +28,7 @@ cdef enum:
     RENEW_AFTER = 1024       # flushes, a quarter of the generations there are
     LANE_BATCH = 256         # addresses that Reader.fdb_find looks up at a time, as a lane does
     SLACK = 4096             # entries that lanes may add while the FDB is read
+    MAX_PREFIXES = 64        # of one segment: looked through for packets that no remote has sent
     KEPT = 1                 # in a log of old values: this row was not applied
 
 PORT = VX_TARGET_PORT
@@ -37,7 +40,9 @@ FDB_ROW = np.dtype([("vni", "u4"), ("kind", "u1"), ("mac", "u8"), ("remote", "i4
 SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_flood", "u4"),
                         ("ageing_s", "u4"), ("max_learned", "u4"), ("n_learned", "u4"), ("learning", "?"),
                         ("any_source", "?")])
-REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28)])
+REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28),
+                       ("listed", "?")])
+FLOODED = ("broadcast", "multicast", "unknown_unicast")
 
 _COUNTERS = ("learned", "moves", "frozen", "held", "refused", "overflow", "aged", "flushed")
 
@@ -103,6 +108,17 @@ def check_policy(vnis, ageing_s: int, max_learned: int) -> None:
     for what, given, most in limits:
         if not 0 <= given <= most and len(vnis):
             raise ValueError(f"VNI {vnis[0]}: {what} {given}; 0 to {most} is right")
+
+
+def set_targets(values):
+    """Of FDB values as `replaced` gives them, the target of each that was set by the control side, as
+    int64 (n,); -1 for learned ones, none and those that stayed as they were.
+    """
+    words = np.asarray(values, np.uint64)
+    kinds = words >> np.uint64(VX_KIND_SHIFT) & np.uint64(7)
+    is_set = (kinds >= VX_STATIC) & (kinds <= VX_STICKY)
+    targets = (words & np.uint64((1 << VX_KIND_SHIFT) - 1)).astype(np.int64)
+    return np.where(is_set, targets, -1)
 
 
 cdef uint16_t with_flag(uint16_t flags, uint16_t flag, wanted):
@@ -253,6 +269,11 @@ cdef class Tables:
             self._let_lanes_pass()
             vx_fdb_purge(&self.t.seats[0])
         self._free_remotes = self._unused(self.n_remotes, True)
+
+    def wait_for_lanes(self) -> None:
+        """Wait until every lane has begun a batch, or sleeps, since this was called. Releases the GIL."""
+        with Change(self), nogil:
+            self._let_lanes_pass()
 
     cdef void _let_lanes_pass(self) noexcept nogil:
         """Wait for the end of the lanes' batches: then all see the newest view, and removed entries' places
@@ -446,6 +467,39 @@ cdef class Tables:
                 memset(self._edit_remote(numbers[i]), 0, sizeof(vx_remote))
             self._purge = True
 
+    def find_remote(self, address: bytes) -> int:
+        """The number of the remote with a 16-byte address, or -1."""
+        cdef const uint8_t *raw = address
+        with Change(self):
+            return <int64_t>self._slot(VX_ADDRESSES, vx_address_place(self.t, raw)) - 1
+
+    def remote_address(self, remote: int) -> bytes:
+        """The 16-byte address of a remote. Raises ValueError when there is no such remote."""
+        with Change(self):
+            self._require_remote(remote)
+            return bytes(self._remote(remote).address[:ADDRESS_LEN])
+
+    def list_remote(self, remote: int, segments) -> None:
+        """Let a remote speak in these segments only; None: in all."""
+        cdef Remote *edited
+        with Change(self):
+            self._require_remote(remote)
+            edited = self._edit_remote(remote)
+            edited.flags = edited.flags & ~<uint32_t>VX_REMOTE_LISTED | (
+                0 if segments is None else VX_REMOTE_LISTED)
+            for pair in self._pairs() if self.n_peers else ():
+                if pair[1] == remote | VX_LISTED:
+                    self._remove_peer(vx_peer_key(pair[0], pair[1]))
+            for segment in segments or ():
+                self.let_speak(remote, segment)
+
+    def let_speak(self, remote: int, segment: int) -> None:
+        """Let a remote that `list_remote` restricts speak in one more segment."""
+        with Change(self):
+            self._require_remote(remote)
+            self._require_segment(segment)
+            self._add_peer(vx_peer_key(segment, remote | VX_LISTED))
+
     def _check_remote(self, address: bytes, name: bytes) -> None:
         cdef const uint8_t *raw = address
         if len(address) != ADDRESS_LEN or len(name) not in (16, VX_NAME_LEN):
@@ -543,6 +597,86 @@ cdef class Tables:
             s.flags = with_flag(s.flags, VX_SEGMENT_LEARNS, learning)
             s.flags = with_flag(s.flags, VX_SEGMENT_ANY_SOURCE, any_source)
 
+    def set_policy(self, segment: int, *, rates=(None, None, None), bursts=(1, 1, 1), prefixes=()) -> None:
+        """What a segment floods, and whom it takes packets from beside its peers.
+
+        `rates` are packets a second of broadcast, multicast and unknown unicast frames that hosts send
+        into it, of all lanes together; None: any number, 0: none. `bursts` is how many may come at once.
+        `prefixes` are pairs of a 16-byte address and the number of its bits, of 128, that must agree.
+        """
+        cdef vx_policy *policy
+        cdef int i
+        with Change(self):
+            self._require_segment(segment)
+            self._edit_segment(segment).flags |= VX_SEGMENT_HAS_POLICY
+            policy = <vx_policy *>self._edit(VX_POLICIES, segment)
+            for i in range(<int>VX_N_FLOODED):
+                policy.rate[i] = <uint32_t>VX_UNLIMITED if rates[i] is None else <uint32_t>rates[i]
+                policy.burst[i] = bursts[i]
+            self._set_prefixes(policy, list(prefixes))
+
+    cdef int _set_prefixes(self, vx_policy *policy, list prefixes) except -1:
+        cdef vx_prefix rows[MAX_PREFIXES]
+        cdef const uint8_t *raw
+        if len(prefixes) > MAX_PREFIXES:
+            raise ValueError(f"{len(prefixes)} prefixes; at most {MAX_PREFIXES}")
+        for i, (address, n_bits) in enumerate(prefixes):
+            raw = address
+            if len(address) != ADDRESS_LEN or not 0 <= n_bits <= 128:
+                raise ValueError(f"prefix {address.hex()}/{n_bits}: 16 bytes and 0 to 128 bits are right")
+            memcpy(rows[<int>i].address, raw, ADDRESS_LEN)
+            rows[<int>i].n_bits = n_bits
+        if not vx_set_prefixes(self.t, policy, rows, len(prefixes)):
+            raise MemoryError("no memory for the changed tables; nothing was applied")
+        return 0
+
+    def policy(self, segment: int) -> dict:
+        """What `set_policy` has set of a segment, under the same names."""
+        cdef vx_policy policy
+        cdef uint32_t i
+        with Change(self):
+            self._require_segment(segment)
+            if not self._segment(segment).flags & VX_SEGMENT_HAS_POLICY:
+                return {"rates": (None,) * 3, "bursts": (1,) * 3, "prefixes": []}
+            policy = (<const vx_policy *>vx_array_get(&self.t.arrays[VX_POLICIES], segment))[0]
+            rates = [None if rate == <uint32_t>VX_UNLIMITED else rate for rate in policy.rate]
+            prefixes = [(bytes(policy.prefixes[i].address[:ADDRESS_LEN]), policy.prefixes[i].n_bits)
+                        for i in range(policy.n_prefixes)]
+            return {"rates": tuple(rates), "bursts": tuple(policy.burst), "prefixes": prefixes}
+
+    def find_segment(self, vni: int) -> int:
+        """The number of the segment of a VNI, or -1."""
+        with Change(self):
+            return self._segment_of(vni)
+
+    def find_segments(self, vni):
+        """The numbers of the segments of VNIs, uint32 (n,), as int64 (n,); -1 for an unknown one."""
+        cdef const uint32_t[::1] vnis = as_words(vni, np.uint32, "vni")
+        cdef int64_t[::1] numbers = np.empty(vnis.shape[0], np.int64)
+        cdef Py_ssize_t i
+        with Change(self):
+            for i in range(vnis.shape[0]):
+                numbers[i] = self._segment_of(vnis[i])
+        return np.asarray(numbers)
+
+    def flood_counts(self, segments):
+        """In how many of the flood sets of these segments, uint32 (n,), each remote is: int64 (remotes,)."""
+        with Change(self):
+            numbers = as_words(segments, np.uint32, "segment")
+            counts = np.zeros(self.n_remotes, np.int64)
+            self._count_flood(numbers, counts)
+        return counts
+
+    def _count_flood(self, const uint32_t[::1] numbers, int64_t[::1] counts) -> None:
+        cdef const Segment *s
+        cdef Py_ssize_t i
+        cdef uint32_t k
+        for i in range(numbers.shape[0]):
+            self._require_segment(numbers[i])
+            s = self._segment(numbers[i])
+            for k in range(s.n_flood):
+                counts[vx_flood(s)[k]] += 1
+
     def remove_segments(self, segments) -> None:
         """Remove segments with their FDB entries and peers. Raises ValueError when one is unknown."""
         cdef const uint32_t[::1] numbers = as_words(segments, np.uint32, "segment")
@@ -557,6 +691,8 @@ cdef class Tables:
 
     cdef int _remove_segment(self, uint32_t number) except -1:
         cdef Segment *s = self._edit_segment(number)
+        if s.flags & VX_SEGMENT_HAS_POLICY:
+            self._set_prefixes(<vx_policy *>self._edit(VX_POLICIES, number), [])
         if self.t.fdb.states[s.vni].n_set:
             self._purge = True
             self._cleared.add(s.vni)
@@ -657,9 +793,7 @@ cdef class Tables:
     def set_peers(self, pairs) -> None:
         """Set which (segment, remote) pairs are known peers beside the members of the flood sets."""
         with Change(self):
-            self.n_peers = 0
-            if not vx_array_renew(&self.t.arrays[VX_PEERS], self.t.peers_mask + 1):
-                raise MemoryError("no memory for the changed tables; nothing was applied")
+            self.remove_peers(self.peers().tolist())
             self.add_peers(pairs)
 
     def add_peers(self, pairs) -> None:
@@ -679,7 +813,8 @@ cdef class Tables:
     def peers(self):
         """The pairs as uint32 (n, 2), ascending."""
         with Change(self):
-            return np.array(sorted(self._pairs()), np.uint32).reshape(-1, 2)
+            pairs = sorted(pair for pair in self._pairs() if not pair[1] & VX_LISTED)
+            return np.array(pairs, np.uint32).reshape(-1, 2)
 
     def _pairs(self) -> list[tuple[int, int]]:
         cdef uint64_t at
@@ -690,7 +825,7 @@ cdef class Tables:
         """Forget the pairs whose segment (side 0) or remote (side 1) is one of these."""
         if self.n_peers:
             for pair in self._pairs():
-                if pair[side] in numbers:
+                if pair[side] & ~VX_LISTED in numbers:
                     self._remove_peer(vx_peer_key(pair[0], pair[1]))
 
     # -- the forwarding table ------------------------------------------------------------------
@@ -702,28 +837,29 @@ cdef class Tables:
         """
         self.fdb_replace(vni, mac, remote)
 
-    def fdb_add(self, vni, mac, remote, *, kind: str = "static", sequence=0) -> int:
+    def fdb_add(self, vni, mac, remote, *, kind: str = "static", sequence=0, replaced=None) -> int:
         """As `fdb_replace`, but raise ValueError, naming it, where an entry that was set stands already."""
-        return self._fdb_set(vni, mac, remote, kind, sequence, True)
+        return self._fdb_set(vni, mac, remote, kind, sequence, True, replaced)
 
-    def fdb_replace(self, vni, mac, remote, *, kind: str = "static", sequence=0) -> int:
+    def fdb_replace(self, vni, mac, remote, *, kind: str = "static", sequence=0, replaced=None) -> int:
         """Set entries, in the place of what is there: `vni` and `remote` one or uint32 (n,), `mac` one,
         uint64 (n,) or uint8 (n, 6); a `remote` of `PORT` | p is overlay port p. Return how many were applied.
 
         `kind` "static" replaces everything. "control" and "sticky" (RFC 7432 sections 15 and 15.2) leave
         static entries alone and are held against each other by `sequence`, one or uint32 (n,); a sticky
         one gives way to sticky ones only. All apply, but those outranked, or none: raises ValueError,
-        naming the first that is wrong, and TableFullError.
+        naming the first that is wrong, and TableFullError. `replaced`, uint64 (n,), is filled with what
+        each entry said before: 0 nothing, 1 it stays as it is; `set_targets` reads the others.
         """
-        return self._fdb_set(vni, mac, remote, kind, sequence, False)
+        return self._fdb_set(vni, mac, remote, kind, sequence, False, replaced)
 
-    def fdb_delete(self, vni, mac, *, missing_ok: bool = False) -> int:
+    def fdb_delete(self, vni, mac, *, missing_ok: bool = False, replaced=None) -> int:
         """Delete entries of any kind, all or none; return how many there were. Raises ValueError, naming
-        it, when one is not there and `missing_ok` is false.
+        it, when one is not there and `missing_ok` is false. `replaced` is as of `fdb_replace`.
         """
         macs = as_macs(mac)
         vnis = as_rows(vni, len(macs), np.uint32, "vni")
-        old = np.empty(len(macs), np.uint64)
+        old = np.empty(len(macs), np.uint64) if replaced is None else replaced
         check_macs(vnis, macs)
         with Change(self):
             self._undo.append((vnis, macs, old))
@@ -733,7 +869,7 @@ cdef class Tables:
                 raise ValueError(f"VNI {vnis[at]}, {mac_text(macs[at])}: there is no such entry")
         return int(np.count_nonzero(old))
 
-    def _fdb_set(self, vni, mac, remote, kind: str, sequence, only_new: bool) -> int:
+    def _fdb_set(self, vni, mac, remote, kind: str, sequence, only_new: bool, replaced) -> int:
         macs = as_macs(mac)
         vnis = as_rows(vni, len(macs), np.uint32, "vni")
         targets = as_rows(remote, len(macs), np.uint32, "remote")
@@ -742,7 +878,7 @@ cdef class Tables:
             raise ValueError(f"kind {kind!r}: one of {', '.join(_SETTABLE)} is right")
         if kind == "static" and more.any():
             raise ValueError("a static entry has no sequence number")
-        old = np.empty(len(macs), np.uint64)
+        old = np.empty(len(macs), np.uint64) if replaced is None else replaced
         with Change(self):
             self._check_rows(vnis, macs, targets)
             self._undo.append((vnis, macs, old))
@@ -911,7 +1047,7 @@ cdef class Tables:
             for i in range(self.n_remotes):
                 remote = self._remote(i)
                 rows[i] = (i, remote.family, list(remote.address[:ADDRESS_LEN]),
-                           list(remote.name[:VX_NAME_LEN]))
+                           list(remote.name[:VX_NAME_LEN]), remote.flags & VX_REMOTE_LISTED)
             return np.delete(rows, self._unused(self.n_remotes, True))
 
     def fdb(self, now_s: int = 0):
@@ -988,17 +1124,19 @@ cdef class Reader:
     """One lane's place at the tables, or a test's: of one thread at a time.
 
     ``enter`` takes the newest view and says that the last batch is done; what is looked up afterwards
-    stays as it was until the next ``enter``. ``leave`` before sleeping. Raises ValueError when all
-    places are taken.
+    stays as it was until the next ``enter``. ``leave`` before sleeping. `ring` is where it tells what it
+    learns and forgets. Raises ValueError when all places are taken.
     """
 
-    def __cinit__(self, Tables tables not None):
-        self.tables = tables
+    def __cinit__(self, Tables tables not None, Ring ring = None):
+        self.tables, self.ring = tables, ring
         self.seat = tables.take_seat()
+        self.seat.ring = ring.ring if ring is not None else NULL
 
     def __dealloc__(self):
         if self.seat != NULL:
             vx_leave(self.seat)
+            self.seat.ring = NULL
             self.seat.taken = False
 
     def enter(self) -> None:
@@ -1008,6 +1146,8 @@ cdef class Reader:
     def leave(self) -> None:
         """Before sleeping."""
         vx_leave(self.seat)
+        if self.seat.ring:
+            vx_wake_reader(self.seat.ring)
 
     cdef const Segment *_entered(self, segment) except NULL:
         if self.seat.epoch == VX_AWAY or not 0 <= segment < self.tables.max_segments:
@@ -1031,6 +1171,19 @@ cdef class Reader:
         """Whether the segment takes packets from the remote."""
         self._entered(segment)
         return vx_is_peer(self.seat, segment, remote)
+
+    def may_speak(self, segment: int, remote: int) -> bool:
+        """Whether the segment is on the remote's list, if it has one."""
+        self._entered(segment)
+        return vx_may_speak(self.seat, segment, remote)
+
+    def is_welcome(self, segment: int, address: bytes) -> bool:
+        """Whether the segment takes packets from an address, be it a remote or not."""
+        cdef const uint8_t *raw = address
+        self._entered(segment)
+        if len(address) != ADDRESS_LEN:
+            raise ValueError(f"{len(address)} address bytes")
+        return vx_is_welcome(self.seat, segment, raw)
 
     def flood(self, segment: int) -> list[int]:
         """The members of its flood set."""
