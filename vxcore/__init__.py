@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from vxcore._fast.flow import complete_checksum, flow_hash
     from vxcore._fast.vlan import VlanMap
     from vxcore.capture import read_pcap
-    from vxcore.engine import Vtep
     from vxcore.errors import CaptureError, ConfigError, TableFullError, UnsupportedError, VxcoreError
     from vxcore.verdict import Verdict
+    from vxcore.vtep import Vtep
     from vxcore.wire import Layer
 
 _HOME = {
@@ -35,7 +35,7 @@ _HOME = {
     "flow_hash": "vxcore._fast.flow",
     "VlanMap": "vxcore._fast.vlan",
     "read_pcap": "vxcore.capture",
-    "Vtep": "vxcore.engine",
+    "Vtep": "vxcore.vtep",
     "CaptureError": "vxcore.errors",
     "ConfigError": "vxcore.errors",
     "TableFullError": "vxcore.errors",

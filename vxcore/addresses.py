@@ -7,7 +7,7 @@ Place in the house: beside wire.py, above errors alone. Whoever reads an address
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
 from vxcore.errors import ConfigError
@@ -16,7 +16,10 @@ IPAddress = IPv4Address | IPv6Address
 
 MAC_FORM = "a unicast MAC address such as 02:00:00:00:00:01"
 IP_FORM = "an IPv4 or IPv6 address"
+PREFIX_FORM = "an IP prefix such as 192.0.2.0/24"
+VNIS_FORM = 'a VNI such as 42, or a range such as "100-199"'
 
+_MAX_VNI = 0xFF_FFFF
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])[0-9a-fA-F]{2}(?:\1[0-9a-fA-F]{2}){4}")
 _BROADCAST = IPv4Address("255.255.255.255")
 
@@ -100,3 +103,33 @@ def _not_one_host(address: IPAddress) -> tuple[str, str]:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return "is an IPv4 address in IPv6 form", f"write {address.ipv4_mapped}"
     return "", ""
+
+
+def parse_prefix(text: str) -> IPv4Network | IPv6Network:
+    """The network in `text`, of either family.
+
+    Raises AddressError (a ConfigError) for what is none, or has bits set beyond its length.
+    """
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        wrong = "has host bits set" if "host bits" in str(error) else "is not an IP prefix"
+        raise AddressError(text, wrong, PREFIX_FORM) from None
+
+
+class VniRange(str):
+    """VNIs from `first` to `last`, as text: ``42``, ``100-199``. Raises AddressError for other text."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        match = re.fullmatch(r"(\d{1,8})(?:-(\d{1,8}))?", text)
+        if not match or not int(match[1]) <= int(match[2] or match[1]) <= _MAX_VNI:
+            raise AddressError(text, "is no VNI and no range of them", VNIS_FORM)
+        return super().__new__(cls, text)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The first and the last VNI."""
+        first, _, last = self.partition("-")
+        return int(first), int(last or first)

@@ -1,6 +1,6 @@
 """Settings of a VTEP: from TOML or from command-line arguments to validated, frozen values.
 
-Place in the house: above addresses, problem and toml_lines; known by ports, engine, daemon and cli.
+Place in the house: above addresses, problem and toml_lines; known by faults, ports, engine, daemon and cli.
 The structs below are the one list of settings: their names are the keys of the file, their types
 and limits are what is checked, and the messages are made from both.
 """
@@ -12,25 +12,41 @@ import re
 import tomllib
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
 
-from vxcore.addresses import IP_FORM, MAC_FORM, AddressError, MacAddress, parse_unicast
+from vxcore.addresses import (
+    IP_FORM,
+    MAC_FORM,
+    PREFIX_FORM,
+    VNIS_FORM,
+    AddressError,
+    MacAddress,
+    VniRange,
+    parse_prefix,
+    parse_unicast,
+)
 from vxcore.errors import ConfigError
 from vxcore.problem import MISSING, NOT_ALLOWED, Problem, found, from_msgspec, shown, written
 from vxcore.toml_lines import Path, key_lines, line_of
 
 if TYPE_CHECKING:
     from vxcore.addresses import IPAddress
+
+    IPNetwork = IPv4Network | IPv6Network
 else:  # as one class, for msgspec takes no union of two that it does not know
     IPAddress = ABCMeta("IPAddress", (), {})
     IPAddress.register(IPv4Address)
     IPAddress.register(IPv6Address)
+    IPNetwork = ABCMeta("IPNetwork", (), {})
+    IPNetwork.register(IPv4Network)
+    IPNetwork.register(IPv6Network)
 
+ADDRESS_TYPES = (IPv4Address, IPv6Address)
 _PORT = Meta(ge=1, le=65535)
 _BYTE = Meta(ge=0, le=255)
 _UINT32 = Meta(ge=0, le=0xFFFF_FFFF)
@@ -43,7 +59,21 @@ _DEVICE_NAME = Meta(
 )
 _ADDRESSES = Meta(description=f"a list, each {IP_FORM}")
 _PORT_FORM = 'a table such as { kind = "packet", dev = "veth0" }'
+_PREFIXES = Meta(description=f'"peers", "any", or a list, each {PREFIX_FORM}')
+_VNIS = Meta(description=f"a list, each {VNIS_FORM}")
+_FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
 _SOURCE_PORTS = 16
+_MAX_PREFIXES = 64  # as in table.pyx
+
+
+class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many frames a segment floods: `rate` a second, and up to `burst` at once."""
+
+    rate: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+
+
+Flooded = Literal["flood", "drop"] | Rate
 
 
 class FdbEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +107,12 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds after which a learned entry that was not heard from is forgotten; 0: never."""
     maxaddress: Annotated[int, _UINT32] = 0
     """How many entries may be learned; 0: as many as the table holds."""
+    source: Annotated[Literal["peers", "any"] | tuple[IPNetwork, ...], _PREFIXES] = "peers"
+    """Whom packets are taken from: the flood set's and the FDB's remotes; anybody; or these prefixes too."""
+    broadcast: Annotated[Flooded, _FLOODED] = "flood"
+    multicast: Annotated[Flooded, _FLOODED] = "flood"
+    unknown_unicast: Annotated[Flooded, _FLOODED] = "flood"
+    """What becomes of frames from the TAP that are for more than one host, or for nobody known."""
     mtu: Annotated[int, Meta(ge=68, le=65485)] | None = None
     """Of the TAP device, in bytes (65485: what fits an IPv4 packet); None: from the route."""
 
@@ -84,6 +120,31 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def overlay(self) -> Port:
         """The port, however it was given."""
         return self.port or Port(kind="tap", dev=self.tap or "")
+
+
+class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be said of a remote beside that segments name it."""
+
+    address: Annotated[IPAddress, Meta(description=IP_FORM)]
+    vnis: Annotated[tuple[VniRange, ...], _VNIS] | None = None
+    """The VNIs that it may speak in; None: all."""
+
+
+class Tables(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much the tables hold, and how addresses that move are damped."""
+
+    segments: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    """None: 4096, or as many as there are at the start."""
+    remotes: Annotated[int, Meta(ge=1, le=1 << 20)] = 65_536
+    entries: Annotated[int, Meta(ge=1, le=1 << 28)] | None = None
+    """Of the FDB, learned and set; what no longer fits is counted as overflow, and flooded. None: 65,536
+    beside the static entries that there are at the start and what each `maxaddress` allows.
+    """
+    moves: Annotated[int, _BYTE] = 5
+    """After so many moves within `moves_window` seconds an address stays where it is; 0: it never does
+    (RFC 7432 section 15.1).
+    """
+    moves_window: Annotated[int, Meta(ge=1, le=86_400)] = 180
 
 
 class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,13 +219,27 @@ class Lanes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Microseconds to look for more packets before a lane sleeps."""
 
 
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"segments": "segment"}):
+class Settings(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"segments": "segment", "remotes": "remote"},
+):
     """All of a VTEP process. `load` and `from_arguments` make valid ones; the constructor checks nothing."""
 
     underlay: Underlay = msgspec.field(default_factory=Underlay)
     lanes: Lanes = msgspec.field(default_factory=Lanes)
     offload: Offload = msgspec.field(default_factory=Offload)
+    tables: Tables = msgspec.field(default_factory=Tables)
+    remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
+
+
+class Bare(Settings, frozen=True, kw_only=True, rename={"segments": "segment", "remotes": "remote"}):
+    """Settings of a process that may begin without a segment."""
+
+    segments: Annotated[tuple[Segment, ...], Meta(description="[[segment]] tables")] = ()
 
 
 def load(path: str | os.PathLike[str]) -> Settings:
@@ -174,9 +249,46 @@ def load(path: str | os.PathLike[str]) -> Settings:
     that is wrong, also when the file cannot be read or is no TOML.
     """
     name = os.fspath(path)
-    text = _read(name)
-    data = _parse(name, text)
-    return _validated(data, lambda problem: _explain_in_file(problem, data, name, text))
+    text = read(name)
+    data = parse(name, text)
+    return _validated(data, lambda problem: explain_in_file(problem, data, name, text))
+
+
+def from_mapping(data: Mapping[str, Any]) -> Settings:
+    """The settings in a mapping that is as TOML would have it, but may have no segment.
+
+    Raises ConfigError with ``KEY: what is wrong; what is allowed``.
+    """
+    return _validated({"segment": [], **data}, lambda problem: _explain(problem, data), Bare)
+
+
+def segment(options: Mapping[str, Any]) -> Segment:
+    """A segment from the keys of its table; raises ConfigError as `from_mapping`."""
+    try:
+        return msgspec.convert(options, Segment, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(from_msgspec(error, Segment), options)) from None
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError, naming the VNI, when values that are right one by one contradict each other."""
+    for problem in contradictions(settings):
+        where, value = written(problem.path), settings
+        if problem.path[0] == "segment":
+            where = f"VNI {settings.segments[int(problem.path[1])].vni}: {written(problem.path[2:])}"
+        raise ConfigError(
+            f"{where}: {problem.wrong.format(shown(str(_value_at(value, problem.path))))}; {problem.allowed}"
+        )
+
+
+def _value_at(node: Any, path: Path) -> Any:
+    """What stands in settings where `path` leads, by the names that TOML has for it."""
+    for step in path:
+        node = node[step] if isinstance(step, int) else getattr(node, _PLURAL.get(step, step))
+    return node
+
+
+_PLURAL = {"segment": "segments", "remote": "remotes"}
 
 
 def from_arguments(options: Mapping[str, Any]) -> Settings:
@@ -205,18 +317,20 @@ def _settings_of(table: type[Struct], given: dict[str, Any]) -> dict[str, Any]:
 # From plain data to settings
 
 
-def _validated(data: dict[str, Any], explain: Callable[[Problem], str]) -> Settings:
+def _validated(
+    data: dict[str, Any], explain: Callable[[Problem], str], kind: type[Settings] = Settings
+) -> Settings:
     try:
-        settings = msgspec.convert(_local_as_list(data), Settings, dec_hook=_decode)
+        settings = msgspec.convert(local_as_list(data), kind, dec_hook=decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(explain(from_msgspec(error, Settings))) from None
-    settings = _fit_source_ports(settings, data)
-    for problem in _contradictions(settings):
+        raise ConfigError(explain(from_msgspec(error, kind))) from None
+    settings = fit_source_ports(settings, data)
+    for problem in contradictions(settings):
         raise ConfigError(explain(problem))
     return settings
 
 
-def _local_as_list(data: dict[str, Any]) -> dict[str, Any]:
+def local_as_list(data: dict[str, Any]) -> dict[str, Any]:
     """One local address, the common case, may stand without brackets."""
     underlay = data.get("underlay")
     if not isinstance(underlay, dict) or not isinstance(underlay.get("local"), str):
@@ -224,15 +338,27 @@ def _local_as_list(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "underlay": {**underlay, "local": [underlay["local"]]}}
 
 
-def _decode(kind: type, value: object) -> object:
-    """Addresses, for msgspec."""
-    parse, form = (MacAddress, MAC_FORM) if kind is MacAddress else (parse_unicast, IP_FORM)
+def decode(kind: type, value: object) -> object:
+    """Addresses and ranges of VNIs, for msgspec; in Python code they may be what they become."""
+    if kind is VniRange and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    parse, form = _PARSERS[kind]
+    if isinstance(value, (IPv4Address, IPv6Address, IPv4Network, IPv6Network)):
+        value = str(value)
     if not isinstance(value, str):
         raise AddressError(shown(value), "is not a string", form)
     return parse(value)
 
 
-def _fit_source_ports(settings: Settings, data: dict[str, Any]) -> Settings:
+_PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
+    MacAddress: (MacAddress, MAC_FORM),
+    VniRange: (VniRange, VNIS_FORM),
+    IPAddress: (parse_unicast, IP_FORM),
+    IPNetwork: (parse_prefix, PREFIX_FORM),
+}
+
+
+def fit_source_ports(settings: Settings, data: dict[str, Any]) -> Settings:
     """A range smaller than the default number of source ports is no contradiction."""
     underlay = settings.underlay
     if "source_ports" in data.get("underlay", {}):
@@ -249,12 +375,15 @@ def _range_len(underlay: Underlay) -> int:
 # What no single value shows
 
 
-def _contradictions(settings: Settings) -> Iterator[Problem]:
+def contradictions(settings: Settings) -> Iterator[Problem]:
+    """Everything that is wrong with settings whose single values are right."""
     yield from _underlay_contradictions(settings.underlay)
     yield from _segments_alike(settings.segments)
     for index, segment in enumerate(settings.segments):
         yield from _segment_repeats(("segment", index), segment)
         yield from _port_contradictions(("segment", index), segment, settings.underlay)
+    yield from _beyond_tables(settings)
+    yield from _remotes_alike(settings)
     yield from _unreachable_peers(settings)
 
 
@@ -308,10 +437,36 @@ def _device_path(path: Path, segment: Segment) -> Path:
     return (*path, "port", "dev") if segment.port else (*path, "tap")
 
 
+def _beyond_tables(settings: Settings) -> Iterator[Problem]:
+    """What the tables cannot hold, whatever else happens."""
+    n_static = sum(len(segment.fdb) for segment in settings.segments)
+    for name, n in (("segments", len(settings.segments)), ("entries", n_static)):
+        limit = getattr(settings.tables, name)
+        if limit is not None and n > limit:
+            yield Problem(("tables", name), f"{{}} is less than the {n} here", f"{n} or more")
+    for index, segment in enumerate(settings.segments):
+        if isinstance(segment.source, tuple) and len(segment.source) > _MAX_PREFIXES:
+            wrong = f"there are {len(segment.source)} prefixes"
+            yield Problem(("segment", index, "source"), wrong, f"at most {_MAX_PREFIXES}")
+
+
+def _remotes_alike(settings: Settings) -> Iterator[Problem]:
+    for index, first in _repeats(remote.address for remote in settings.remotes):
+        yield Problem(("remote", index, "address"), f"{{}} is in remote[{first}]", "each remote once")
+    lists = {remote.address: remote.vnis for remote in settings.remotes if remote.vnis is not None}
+    for path, address in _peers(settings.segments):
+        vni = settings.segments[int(path[1])].vni
+        if not any(low <= vni <= high for low, high in (each.ends for each in lists.get(address, (_ALL,)))):
+            yield Problem(path, f"{{}} may not speak in VNI {vni}", "add the VNI to `vnis` of the remote")
+
+
+_ALL = VniRange("0-16777215")
+
+
 def _unreachable_peers(settings: Settings) -> Iterator[Problem]:
     local = settings.underlay.local
     families = {address.version for address in local}
-    peers = list(_peers(settings.segments))
+    peers = list(_all_peers(settings))
     if not local and not peers:
         yield Problem(("underlay", "local"), MISSING, f"without a remote it must be given: {IP_FORM}")
     for path, address in peers:
@@ -332,6 +487,12 @@ def _peers(segments: tuple[Segment, ...]) -> Iterator[tuple[Path, IPAddress]]:
             yield ("segment", n, "fdb", index, "remote"), entry.remote
 
 
+def _all_peers(settings: Settings) -> Iterator[tuple[Path, IPAddress]]:
+    yield from _peers(settings.segments)
+    for n, remote in enumerate(settings.remotes):
+        yield ("remote", n, "address"), remote.address
+
+
 def _needs_device(path: Path, address: IPAddress, underlay: Underlay) -> Iterator[Problem]:
     """IPv6 link-local addresses mean nothing without a link; for IPv4 the routing table decides."""
     if address.version == 6 and address.is_link_local and underlay.dev is None:
@@ -349,7 +510,8 @@ def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
 # The file
 
 
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """The text of a file, or ConfigError."""
     try:
         content = FilePath(name).read_bytes()
     except OSError as error:
@@ -361,7 +523,8 @@ def _read(name: str) -> str:
         raise ConfigError(f"{name}:{line}: not TOML: byte {error.start} is not UTF-8 text") from None
 
 
-def _parse(name: str, text: str) -> dict[str, Any]:
+def parse(name: str, text: str) -> dict[str, Any]:
+    """What TOML says, or ConfigError with the line."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -377,13 +540,18 @@ def _refuse_syntax(name: str, text: str, message: str) -> NoReturn:
     raise ConfigError(f"{name}:{position}: not TOML: {what}") from None
 
 
-def _explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str) -> str:
+def _explain(problem: Problem, data: Mapping[str, Any]) -> str:
     path, value = problem.path, None
     if "{}" in problem.wrong:
         path, value = found(data, path)
+    return f"{written(path)}: {problem.wrong.format(shown(value))}; {problem.allowed}"
+
+
+def explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str) -> str:
+    """``FILE:LINE: KEY: what is wrong; what is allowed``."""
+    path = found(data, problem.path)[0] if "{}" in problem.wrong else problem.path
     line = line_of(key_lines(text), path)
-    place = f"{name}:{line}" if line else name
-    return f"{place}: {written(path)}: {problem.wrong.format(shown(value))}; {problem.allowed}"
+    return f"{name}:{line}: {_explain(problem, data)}" if line else f"{name}: {_explain(problem, data)}"
 
 
 # The command line

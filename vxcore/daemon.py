@@ -29,7 +29,7 @@ _WAKE_S = 1.0
 
 
 class RunningVtep(Protocol):
-    """What is asked of a VTEP while it runs (`vxcore.engine.Vtep`)."""
+    """What is asked of a VTEP while it runs (`vxcore.vtep.Vtep`)."""
 
     def describe(self) -> list[dict[str, Any]]:
         """For each segment: vni, port (its kind), dev, mtu, and remotes as a list of strings."""
@@ -67,7 +67,7 @@ def serve(settings: Settings, vtep_factory: VtepFactory | None = None) -> int:
 
 
 def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
-    from vxcore.engine import Vtep
+    from vxcore.vtep import Vtep
 
     return Vtep(settings)
 

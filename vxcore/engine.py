@@ -1,17 +1,15 @@
-"""Vtep: settings become open ports, filled tables and running lanes.
+"""Engine: settings become open ports, filled tables and running lanes, and change while these run.
 
-Place in the house: above ports and the compiled modules, below daemon. Python only sets up, observes
-and shuts down; packets are the lane's.
+Place in the house: above ports, the tables' modules and the compiled ones, below vtep. Python sets up,
+changes, observes and shuts down; packets are the lanes'.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -20,11 +18,15 @@ from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
 from vxcore._fast.packet import PacketPort
+from vxcore._fast.port import OverlayPort
 from vxcore._fast.table import Tables
 from vxcore._fast.udp import UdpPort
-from vxcore.config import Port, Segment, Settings
-from vxcore.errors import ConfigError
+from vxcore.config import Flooded, Port, Remote, Segment, Settings
+from vxcore.errors import ConfigError, UnsupportedError
+from vxcore.events import Events
+from vxcore.fdb import Fdb
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
+from vxcore.journal import Journal
 from vxcore.nexthops import NextHops
 from vxcore.packet import PacketUnderlay
 from vxcore.packet_overlay import PacketOverlay
@@ -40,8 +42,11 @@ from vxcore.ports import (
     route_to,
     scope_of,
 )
+from vxcore.remotes import Remotes
+from vxcore.segments import Policy, Rate, Segments
 from vxcore.verdict import Verdict
 
+_NOT_RUNNING = "this VTEP does not run; use it inside `with Vtep(settings) as vtep:`"
 AnyPort = UdpPort | PacketPort | GsoTapPort
 
 # The kinds of overlay ports.
@@ -49,14 +54,18 @@ _OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap, "packet": PacketOverlay}
 
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
+_SEGMENTS = 4096  # unless the settings say otherwise
+_ENTRIES = 65536
+_MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
+_USO_LINUX = (6, 2)
 _MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
 
 
-class Vtep:
-    """A VTEP that runs inside ``with Vtep(settings) as vtep:``.
+class Engine:
+    """A VTEP that runs inside ``with Engine(settings) as engine:``.
 
-    Entering opens TAP devices and sockets and starts the lane, or raises with nothing left behind;
-    leaving stops it and puts the host back. ``failure`` is what ended a lane by itself, or None.
+    Entering opens TAP devices and sockets and starts the lanes, or raises with nothing left behind;
+    leaving stops them and puts the host back. ``failure`` is what ended a lane by itself, or None.
     All methods may be called from any thread.
     """
 
@@ -64,6 +73,14 @@ class Vtep:
         self.settings = settings
         self.failure: BaseException | None = None
         self._undo = ExitStack()
+        self._lock = threading.RLock()
+        self._started = False
+        self._segments: dict[int, Segment] = {}
+        self._places: dict[int, int] = {}  # the number of each VNI's overlay port
+        self._overlays: dict[int, OverlayDevice] = {}  # by that number
+        self._before: dict[int, Counter[str]] = {}  # what its number had counted before it was the VNI's
+        self._lanes: list[Lane] = []
+        self._parted: list[OverlayPort] = []  # what lanes may still use for a moment
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -74,34 +91,77 @@ class Vtep:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._started = False
         self._undo.close()
 
     # Opening
 
     def _open(self, undo: ExitStack) -> None:
         underlay = self.settings.underlay
+        self._lanes, self._started = [], False
+        for vni in list(self._segments):
+            self._forget(vni)
         self.locals = underlay.local or self._locals_by_route()
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
-        self._overlays: list[OverlayDevice] = []
-        for segment in self.settings.segments:
-            self._refuse_circle(segment.overlay)
-            open_overlay, mtu = _OVERLAYS[segment.overlay.kind], segment.mtu or self._mtu(segment)
-            overlay = open_overlay(segment.overlay.dev, mtu, n_lanes, self.settings.offload)
-            undo.callback(overlay.close)
-            self._overlays.append(overlay)
-        self._fill_tables()
-        self._next_hops = self._start_next_hops(undo) if underlay.kind == "packet" else None
-        self._lanes = [self._make_lane(n) for n in range(n_lanes)]
+        self._make_tables(n_lanes, undo)
+        undo.callback(self._close_overlays)
+        for place, segment in enumerate(self.settings.segments):
+            self._overlays[place] = self._open_overlay(segment)
+        with self.journal.change():
+            self._set_remotes((), self.settings.remotes)
+            for place, segment in enumerate(self.settings.segments):
+                self._fill(segment, place)
+        known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
+        self._next_hops = self._start_next_hops(known, undo) if underlay.kind == "packet" else None
+        self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
+        self._started = True
         for n, lane in enumerate(self._lanes):
             self._start(n, lane, undo)
+        self.events.start(undo)
 
-    def _refuse_circle(self, port: Port) -> None:
-        """What the underlay receives must not go into a segment: each packet would go round for ever."""
-        for local in self.locals if port.kind != "tap" else ():
-            if device_of(local) == port.dev:
-                text = f"{port.dev} has the local address {local}: it leads to the underlay"
-                raise ConfigError(f"{text}; give the device that leads to the segment's hosts")
+    def _make_tables(self, n_lanes: int, undo: ExitStack) -> None:
+        limits, underlay = self.settings.tables, self.settings.underlay
+        segments = self.settings.segments
+        n_here = sum(len(segment.fdb) + segment.maxaddress for segment in segments)
+        self._max_segments = limits.segments or max(_SEGMENTS, len(segments))
+        self.tables = Tables(
+            self._max_segments,
+            limits.remotes,
+            _MAX_FLOOD,
+            limits.entries or _ENTRIES + n_here,
+            max_moves=limits.moves,
+            moves_window_s=limits.moves_window,
+        )
+        self.journal = Journal(self.tables)
+        scope = scope_of(underlay.dev) if underlay.dev else 0
+        self.remotes = Remotes(
+            self.journal,
+            port=underlay.dstport,
+            scope=scope,
+            refuse=self._refuse_remote,
+            on_change=self._remote_changed,
+        )
+        self.segments = Segments(self.journal, self.remotes)
+        self.fdb = Fdb(self.journal, self.remotes, self.segments)
+        self.events = Events(n_lanes, self.journal, self.remotes, self.segments)
+        undo.callback(self.events.close)
+
+    def _refuse_remote(self, address: IPAddress) -> None:
+        """Raise, saying why, for what cannot be a remote here."""
+        if address in self.locals:
+            raise ConfigError(f"remote {address}: a local address; a VTEP cannot be its own remote")
+        if address.version not in {local.version for local in self.locals}:
+            raise ConfigError(f"remote {address}: no local address is IPv{address.version}; add one")
+        if address.version == 6 and address.is_link_local and self.settings.underlay.dev is None:
+            raise ConfigError(f"remote {address}: link-local and no device is named; set dev")
+        if self._started and self._tap is not None:
+            raise UnsupportedError(f'remote {address}: an underlay of kind "tap" takes no new remotes')
+
+    def _remote_changed(self, what: str, number: int, address: IPAddress) -> None:
+        if self._started and self._next_hops is not None:
+            self._next_hops.put(number, address if what == "added" else None)
+        self.events.remote_changed(what, address)
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         underlay = self.settings.underlay
@@ -142,63 +202,94 @@ class Vtep:
         # What fits one IPv4 packet bounds loopback's 65,536, as it bounds the setting.
         return min(rooms[narrowest], 65535 - OVERHEAD[4])
 
-    def _fill_tables(self) -> None:
-        segments = self.settings.segments
-        self._remotes = list(dict.fromkeys(remote for segment in segments for remote in _peers(segment)))
-        numbers = {remote: n for n, remote in enumerate(self._remotes)}
-        n_static = sum(len(segment.fdb) for segment in segments)
-        n_learned = sum(segment.maxaddress for segment in segments)
-        self._tables = Tables(
-            len(segments),
-            len(numbers),
-            sum(len(s.remotes) for s in segments),
-            max(65536, n_static + n_learned),
-        )
-        for remote in self._remotes:
-            self._tables.add_remote(_packed(remote), _sockaddr(remote, self.settings.underlay))
-        for n, segment in enumerate(segments):
-            self._add_segment(n, segment, numbers)
-        self._tables.set_peers([(n, numbers[r]) for n, s in enumerate(segments) for r in set(_peers(s))])
+    def _open_overlay(self, segment: Segment) -> OverlayDevice:
+        port, mtu = segment.overlay, segment.mtu or self._mtu(segment)
+        self._refuse_circle(port)
+        return _OVERLAYS[port.kind](port.dev, mtu, self.settings.lanes.count, self.settings.offload)
 
-    def _add_segment(self, number: int, segment: Segment, numbers: dict[IPAddress, int]) -> None:
-        self._tables.add_segment(
-            segment.vni,
-            number,
-            [numbers[remote] for remote in segment.remotes],
-            learning=segment.learning,
-            ageing_s=segment.ageing,
-            max_learned=segment.maxaddress,
-        )
-        for entry in segment.fdb:
-            mac = int.from_bytes(entry.mac.packed, "big")
-            self._tables.add_static(segment.vni, mac, numbers[entry.remote])
+    def _refuse_circle(self, port: Port) -> None:
+        """What the underlay receives must not go into a segment: each packet would go round for ever."""
+        for local in self.locals if port.kind != "tap" else ():
+            if device_of(local) == port.dev:
+                text = f"{port.dev} has the local address {local}: it leads to the underlay"
+                raise ConfigError(f"{text}; give the device that leads to the segment's hosts")
 
-    def _make_lane(self, number: int) -> Lane:
+    def _close_overlays(self) -> None:
+        while self._overlays:
+            self._overlays.popitem()[1].close()
+
+    def _fill(self, segment: Segment, place: int) -> int:
+        """Put a segment into the tables, with its overlay port's place; its number."""
+        number = self.segments.add(segment.vni, place, segment.remotes, _policy(segment))
+        self._set_entries(segment, (), segment.fdb)
+        self._before[segment.vni] = _sum(lane.segment_counters(number) for lane in self._lanes)
+        self._segments[segment.vni], self._places[segment.vni] = segment, place
+        self.journal.on_failure(lambda: self._forget(segment.vni))
+        return number
+
+    def _forget(self, vni: int) -> None:
+        for known in (self._segments, self._places, self._before):
+            known.pop(vni, None)
+
+    def _set_entries(self, segment: Segment, before: Sequence[Any], entries: Sequence[Any]) -> None:
+        """The static entries of a segment, in the place of those before."""
+        for entry in [entry for entry in before if entry.mac not in {e.mac for e in entries}]:
+            self.fdb.delete(segment.vni, int(entry.mac.replace(":", ""), 16), missing_ok=True)
+        fresh = [entry for entry in entries if entry not in before]
+        if fresh:
+            macs = [int(entry.mac.replace(":", ""), 16) for entry in fresh]
+            self.fdb.replace(segment.vni, macs, [self.remotes.require(entry.remote) for entry in fresh])
+
+    def _set_remotes(self, before: Sequence[Remote], after: Sequence[Remote]) -> None:
+        """What is said of remotes, in the place of what was said before."""
+        old = {remote.address: remote for remote in before}
+        for remote in after:
+            ranges = None if remote.vnis is None else [each.ends for each in remote.vnis]
+            if remote.address in old:
+                self.remotes.change(remote.address, vnis=ranges)
+            else:
+                self.remotes.add(remote.address, vnis=ranges)
+        self.remotes.release(set(old) - {remote.address for remote in after})
+
+    def _make_lane(self, number: int, remotes: list[IPAddress]) -> Lane:
         underlay, offload = self.settings.underlay, self.settings.offload
-        ports = self._open_ports(number)
+        ports = self._open_ports(number, remotes)
         self._underlay_ports += [port for port, _ in ports]
         return Lane(
-            self._tables,
+            self.tables,
             ports,
-            [overlay.port(number, n) for n, overlay in enumerate(self._overlays)],
+            [
+                self._overlays[place].port(number, self.segments.number(vni))
+                for vni, place in self._places.items()
+            ],
             tos=-1 if underlay.tos == "inherit" else underlay.tos,
             ttl=-1 if underlay.ttl == "inherit" else 0,
             strict=underlay.reserved == "strict",
             ecn_linux=underlay.ecn == "linux",
             join_tcp=offload.join,
-            join_udp=offload.join and all(overlay.uso for overlay in self._overlays),
+            join_udp=offload.join and self._takes_udp(),
             busy_poll_us=self.settings.lanes.busy_poll,
+            max_overlays=self._max_segments,
+            n_lanes=self.settings.lanes.count,
+            ring=self.events.rings[number],
         )
 
-    def _open_ports(self, number: int) -> list[tuple[AnyPort, tuple[int, ...]]]:
+    def _takes_udp(self) -> bool:
+        """Whether overlay ports take UDP super-frames; without any, as the kernel's version says."""
+        if not self._overlays:
+            release = tuple(int(word) for word in os.uname().release.split(".")[:2] if word.isdecimal())
+            return self.settings.offload.tap_uso and release >= _USO_LINUX
+        return all(overlay.uso for overlay in self._overlays.values())
+
+    def _open_ports(self, number: int, remotes: list[IPAddress]) -> list[tuple[AnyPort, tuple[int, ...]]]:
         """The underlay ports of a lane, each with the IP families that it sends."""
         if self._tap is not None:
             families = tuple(local.version for local in self.locals)
-            return [(self._tap.port(number, self._tap.tunnels(self._remotes)), families)]
+            return [(self._tap.port(number, self._tap.tunnels(remotes)), families)]
         return [(self._underlay_port(udp, number), (udp.local.version,)) for udp in self._udps]
 
-    def _start_next_hops(self, undo: ExitStack) -> NextHops:
-        hops = NextHops(self.settings.underlay, self.locals, self._remotes)
+    def _start_next_hops(self, remotes: list[IPAddress], undo: ExitStack) -> NextHops:
+        hops = NextHops(self.settings.underlay, self.locals, remotes, self.settings.tables.remotes)
         undo.callback(hops.close)
         hops.start()
         return hops
@@ -245,36 +336,179 @@ class Vtep:
         except BaseException as error:
             self.failure = error
 
+    # Changing
+
+    def switch(
+        self,
+        removed: Sequence[int] = (),
+        changed: Sequence[Segment] = (),
+        added: Sequence[Segment] = (),
+        remotes: Sequence[Remote] | None = None,
+    ) -> None:
+        """Remove segments (by VNI), change and add others, and what is said of remotes: all or nothing.
+
+        Lanes see the whole of it at a batch boundary; other segments' packets do not notice. Raises
+        ConfigError and what opening a TAP raises.
+        """
+        with self._lock, ExitStack() as undo:
+            self._require_running()
+            for vni in (*removed, *(segment.vni for segment in changed)):
+                self.segments.number(vni)
+            overlays = self._overlays_of(added, removed, undo)
+            places = self._free_places(len(added))
+            with self.journal.change():
+                if remotes is not None:
+                    self._set_remotes(self.settings.remotes, remotes)
+                gone = self._take_out(removed)
+                for segment in changed:
+                    self._change(segment)
+                for segment, place, overlay in zip(added, places, overlays, strict=True):
+                    self._fill(segment, place)
+                    self._attach(segment.vni, overlay)
+            undo.pop_all()
+            self._watch(places)
+            for overlay in gone:
+                if overlay not in overlays:
+                    overlay.close()
+
+    def _watch(self, places: list[int]) -> None:
+        """Begin to read from ports whose segments lanes can see."""
+        for place in places:
+            for lane in self._lanes:
+                lane.watch(place)
+
+    def _require_running(self) -> None:
+        if not self._started:
+            raise RuntimeError(_NOT_RUNNING)
+
+    def __getattr__(self, name: str) -> Any:
+        """What there is only while it runs."""
+        if name in ("tables", "journal", "remotes", "segments", "fdb", "events"):
+            raise RuntimeError(_NOT_RUNNING)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _overlays_of(
+        self, added: Sequence[Segment], removed: Sequence[int], undo: ExitStack
+    ) -> list[OverlayDevice]:
+        """The devices of new segments; a TAP that a segment gives up at the same time is handed over."""
+        given = {self._segments[vni].overlay: self._overlays[self._places[vni]] for vni in removed}
+        kept = {s.overlay.dev: s.vni for s in self._segments.values() if s.vni not in removed}
+        overlays = []
+        for segment in added:
+            port = segment.overlay
+            if port.dev in kept:
+                raise ConfigError(f"VNI {segment.vni}: {port.dev} is the device of VNI {kept[port.dev]}")
+            kept[port.dev] = segment.vni
+            overlay = given.get(port) if port.kind == "tap" else None
+            if overlay is None:
+                overlay = self._open_overlay(segment)
+                undo.callback(overlay.close)
+            overlays.append(overlay)
+        undo.callback(self._parted.clear)
+        undo.callback(self.tables.wait_for_lanes)
+        return overlays
+
+    def _free_places(self, n: int) -> list[int]:
+        free = (place for place in range(self._max_segments) if place not in self._overlays)
+        places = [place for place, _ in zip(free, range(n), strict=False)]
+        if len(places) < n:
+            raise ConfigError(f"more than {self._max_segments} segments; raise tables.segments")
+        return places
+
+    def _take_out(self, vnis: Sequence[int]) -> list[OverlayDevice]:
+        """Remove segments from the tables, and their ports from the lanes; their devices."""
+        self.segments.remove(list(vnis))
+        gone = []
+        for vni in vnis:
+            place = self._places[vni]
+            gone.append(self._overlays[place])
+            self._detach(vni, place)
+        if gone:
+            self.tables.wait_for_lanes()
+        return gone
+
+    def _detach(self, vni: int, place: int) -> None:
+        segment, overlay, before = self._segments[vni], self._overlays.pop(place), self._before[vni]
+        ports = [lane.detach(place) for lane in self._lanes]
+
+        def put_back() -> None:
+            self._segments[vni], self._places[vni], self._before[vni] = segment, place, before
+            self._overlays[place] = overlay
+            for lane, port in zip(self._lanes, ports, strict=True):
+                lane.attach(place, port)
+                lane.watch(place)
+
+        self.journal.on_failure(put_back)
+        self._forget(vni)
+
+    def _attach(self, vni: int, overlay: OverlayDevice) -> None:
+        place, segment = self._places[vni], self.segments.number(vni)
+        self._overlays[place] = overlay
+        self.journal.on_failure(lambda: self._overlays.pop(place, None))
+        for number, lane in enumerate(self._lanes):
+            lane.attach(place, overlay.port(number, segment))
+            self.journal.on_failure(lambda lane=lane: self._parted.append(lane.detach(place)))  # type: ignore[misc]
+
+    def _change(self, segment: Segment) -> None:
+        """Give a segment other settings; its port stays."""
+        vni = segment.vni
+        before, overlay = self._segments[vni], self._overlays[self._places[vni]]
+        if segment.overlay != before.overlay:
+            old, new = before.overlay.dev, segment.overlay.dev
+            raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
+        self.segments.change(vni, remotes=segment.remotes, policy=_policy(segment))
+        self._set_entries(segment, before.fdb, segment.fdb)
+        if isinstance(overlay, Tap):
+            self._fit_mtu(overlay, segment.mtu or self._mtu(segment))
+        self._segments[vni] = segment
+        self.journal.on_failure(lambda: self._segments.__setitem__(vni, before))
+
+    def _fit_mtu(self, tap: Tap, mtu: int) -> None:
+        before = tap.mtu
+        if mtu != before:
+            tap.set_mtu(mtu)
+            self.journal.on_failure(lambda: tap.set_mtu(before))
+
     # Observing
 
     def describe(self) -> list[dict[str, Any]]:
         """A dict per segment: vni, port and dev, mtu, and the flood set's remotes as text."""
-        return [
-            {**_names(s), "mtu": overlay.mtu, "remotes": [str(remote) for remote in s.remotes]}
-            for s, overlay in zip(self.settings.segments, self._overlays, strict=True)
-        ]
+        with self._lock:
+            return [self._describe(segment) for segment in self._segments.values()]
+
+    def _describe(self, segment: Segment) -> dict[str, Any]:
+        mtu = self._overlays[self._places[segment.vni]].mtu
+        return {**_names(segment), "mtu": mtu, "remotes": [str(remote) for remote in segment.remotes]}
 
     def counters(self) -> dict[str, Any]:
         """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes, offloads."""
-        segments = [
-            {**_names(s), **_sum(lane.segment_counters(n) for lane in self._lanes)}
-            for n, s in enumerate(self.settings.segments)
-        ]
+        with self._lock:
+            return self._counters()
+
+    def _counters(self) -> dict[str, Any]:
+        segments = [{**_names(s), **self._count(s.vni)} for s in self._segments.values()]
         counts = _sum(lane.drops() for lane in self._lanes)
         counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in self._udps)
-        counts[Verdict.OVERLAY_OVERRUN] += sum(overlay.overruns() for overlay in self._overlays)
+        counts[Verdict.OVERLAY_OVERRUN] += sum(each.overruns() for each in self._overlays.values())
         drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
         counted = {
             "segments": segments,
             "drops": drops,
-            "fdb": self._tables.fdb_counters(),
+            "fdb": self.tables.fdb_counters(),
             "lanes": lanes,
             "offloads": self.offloads(),
+            "events": self.events.counters(),
         }
         if self._next_hops is not None:
             counted["next_hops"] = self._next_hops.states()
         return counted
+
+    def _count(self, vni: int) -> dict[str, int]:
+        """What a segment's lanes have counted since it is there."""
+        number, before = self.segments.number(vni), self._before[vni]
+        now = _sum(lane.segment_counters(number) for lane in self._lanes)
+        return {name: now[name] - before[name] for name in now}
 
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
@@ -283,25 +517,13 @@ class Vtep:
         for name in _OF_UDP:
             works = all(getattr(udp, name.removeprefix("udp_"), True) for udp in self._udps)
             states[name] = offload_state(getattr(wanted, name), works)
-        for overlay in self._overlays:
+        for overlay in list(self._overlays.values()):
             states |= {name: state for name, state in overlay.offloads().items() if state != "on"}
         errors = {port.gso_error for port in self._underlay_ports if port.gso_error}
         if errors:
             name = "udp_gso" if self._udps else "tunnel_gso"
             states[name] = f"refused by the kernel: {os.strerror(errors.pop())}"
         return states
-
-    def fdb(self) -> list[dict[str, Any]]:
-        """The forwarding table: a dict of vni, mac, remote and static for each entry."""
-        return [
-            {
-                "vni": vni,
-                "mac": mac.to_bytes(6, "big").hex(":"),
-                "remote": str(self._remotes[n]),
-                "static": static,
-            }
-            for vni, mac, n, static in self._tables.fdb_rows()
-        ]
 
 
 def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:
@@ -319,15 +541,17 @@ def _names(segment: Segment) -> dict[str, Any]:
     return {"vni": segment.vni, "port": segment.overlay.kind, "dev": segment.overlay.dev}
 
 
-def _packed(address: IPAddress) -> bytes:
-    """Sixteen bytes, IPv4 as ::ffff:a.b.c.d."""
-    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+def _policy(segment: Segment) -> Policy:
+    return Policy(
+        learning=segment.learning,
+        ageing=segment.ageing,
+        maxaddress=segment.maxaddress,
+        source=segment.source,
+        broadcast=_flooded(segment.broadcast),
+        multicast=_flooded(segment.multicast),
+        unknown_unicast=_flooded(segment.unknown_unicast),
+    )
 
 
-def _sockaddr(address: IPAddress, underlay: Any) -> bytes:
-    """The kernel's sockaddr_in or sockaddr_in6 of a remote's VXLAN port."""
-    port = struct.pack("!H", underlay.dstport)
-    if address.version == 4:
-        return struct.pack("=H", socket.AF_INET) + port + address.packed + bytes(8)
-    scope = scope_of(underlay.dev) if address.is_link_local else 0
-    return struct.pack("=H", socket.AF_INET6) + port + bytes(4) + address.packed + struct.pack("=I", scope)
+def _flooded(setting: Flooded) -> str | Rate:
+    return setting if isinstance(setting, str) else Rate(setting.rate, setting.burst)

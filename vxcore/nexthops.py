@@ -73,21 +73,24 @@ class UnreachableError(Exception):
 class NextHops:
     """The next hops of `remotes`, numbered as in the tables, from ``start`` to ``close``.
 
+    There may be up to `capacity` of them when others are added later.
     `table` is what lanes read. ``start`` raises ConfigError when a remote is reached by a device that
     is no Ethernet; one that has no route or does not answer is tried again and again.
     """
 
-    def __init__(self, settings: Underlay, local: tuple[IPAddress, ...], remotes: list[IPAddress]) -> None:
+    def __init__(
+        self, settings: Underlay, local: tuple[IPAddress, ...], remotes: list[IPAddress], capacity: int = 0
+    ) -> None:
         self._settings = settings
         self._locals = {address.version: address for address in local}
-        self._remotes = remotes
+        self._remotes: list[IPAddress | None] = list(remotes)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.table = Hops(len(remotes), self._wake)
+        self.table = Hops(max(len(remotes), capacity), self._wake)
         self._ways: list[Way | str] = ["not looked up yet"] * len(remotes)
         self._users: dict[Neighbour, list[int]] = {}
         self._links: dict[Neighbour, bytes] = {}
         self._retries: dict[Neighbour, tuple[float, float]] = {}  # when to ask again, and how long until then
-        self._stop = False
+        self._stop = self._changed = False
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
         self._thread = threading.Thread(target=self._run, name="vxcore-nexthops")
 
@@ -115,9 +118,19 @@ class NextHops:
         self._events.close()
         os.close(self._wake)
 
+    def put(self, number: int, remote: IPAddress | None) -> None:
+        """Look a remote up that is added while it runs, or no longer (None); from any thread."""
+        while len(self._remotes) <= number:
+            self._ways.append("not looked up yet")
+            self._remotes.append(None)
+        self._remotes[number] = remote
+        self._changed = True
+        os.eventfd_write(self._wake, 1)
+
     def states(self) -> dict[str, str]:
         """For each remote, in words, where its packets go or why nowhere."""
-        return {str(remote): self._state(way) for remote, way in zip(self._remotes, self._ways, strict=True)}
+        ways = list(self._ways)
+        return {str(r): self._state(way) for r, way in zip(list(self._remotes), ways, strict=False) if r}
 
     def _state(self, way: Way | str) -> str:
         if isinstance(way, str):
@@ -147,7 +160,10 @@ class NextHops:
         select.select([self._events.fileno(), self._wake], [], [], timeout)
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        changed = self._take_events(route)
+        changed, added = self._take_events(route), self._changed
+        if added:
+            self._changed = False
+            self._look_up_all(route)
         if changed:
             time.sleep(_SETTLE_S)
             self._take_events(route)
@@ -176,6 +192,10 @@ class NextHops:
         self._users = {}
         for number, remote in enumerate(self._remotes):
             before = self._ways[number]
+            if remote is None:
+                self._ways[number] = "not looked up yet"
+                self.table.withdraw(number)
+                continue
             self._ways[number] = way = self._look_up(route, remote, strict)
             if isinstance(way, Way):
                 self._users.setdefault(way.neighbour, []).append(number)
@@ -265,8 +285,8 @@ class NextHops:
             way = self._ways[number]
             if link is None:
                 self.table.withdraw(number)
-            elif isinstance(way, Way):
-                tunnel = self._tunnel(self._remotes[number], link, way.source)
+            elif isinstance(way, Way) and (remote := self._remotes[number]):
+                tunnel = self._tunnel(remote, link, way.source)
                 self.table.publish(number, tunnel, neighbour.ifindex, way.mtu)
 
     def _tunnel(self, remote: IPAddress, link: bytes, source: bytes) -> Tunnel:

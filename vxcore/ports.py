@@ -172,6 +172,12 @@ class Tap:
             "tap_uso": offload_state(self.offload.tap_uso, self.uso),
         }
 
+    def set_mtu(self, mtu: int) -> None:
+        """Change the device's MTU. Raises OSError, naming the device."""
+        with IPRoute() as route:
+            self._set(route, mtu, True)
+        self.mtu = mtu
+
     def overruns(self) -> int:
         """Frames that the kernel dropped because we did not read them in time; 0 if it cannot be told."""
         for line in Path("/proc/net/dev").read_text().splitlines():

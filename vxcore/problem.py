@@ -1,6 +1,6 @@
 """What is wrong with a setting, and what would be right: msgspec's complaints in our words.
 
-Place in the house: used by config.py alone, above addresses. msgspec checks data against a type and
+Place in the house: used by config.py and faults.py, above addresses. msgspec checks data against a type and
 says where it stopped, but in Python's words and without the value. Here its message becomes a
 Problem, whose "what is allowed" is read from the same type, so no limit is written twice.
 """
@@ -37,18 +37,27 @@ class Problem(NamedTuple):
     allowed: str
 
 
-def from_msgspec(error: msgspec.ValidationError, kind: type) -> Problem:
+def from_msgspec(error: msgspec.ValidationError, kind: Any) -> Problem:
     """The Problem behind the exception that msgspec raised when it converted data to `kind`."""
     text, path = _split(str(error))
     if isinstance(error.__cause__, AddressError):
         return Problem(path, "{} " + error.__cause__.wrong, error.__cause__.allowed)
     if match := _UNKNOWN_FIELD.fullmatch(text):
-        known = _keys(_type_at(kind, path))
-        return Problem((*path, match[1]), "unknown key", _nearest(match[1], known))
+        return unknown_key(path, match[1], _keys(_type_at(kind, path)))
     if match := _MISSING_FIELD.fullmatch(text):
         path = (*path, match[1])
         return Problem(path, MISSING, _describe(_type_at(kind, path)))
     return Problem(path, NOT_ALLOWED, _describe(_type_at(kind, path)))
+
+
+def unknown_key(path: Path, key: str, known: list[str]) -> Problem:
+    """A key that a table must not have; `known` are those it may."""
+    return Problem((*path, key), "unknown key", _nearest(key, known))
+
+
+def missing_key(path: Path, kind: Any) -> Problem:
+    """A key that a table must have, with the type of its value."""
+    return Problem(path, MISSING, _describe(inspect.type_info(kind)))
 
 
 def written(path: Path) -> str:
@@ -89,7 +98,7 @@ def _split(message: str) -> tuple[str, Path]:
     return match["text"], tuple(name or int(index) for name, index in steps)
 
 
-def _type_at(kind: type, path: Path) -> inspect.Type:
+def _type_at(kind: Any, path: Path) -> inspect.Type:
     """The part of `kind` that `path` leads to."""
     node = inspect.type_info(kind)
     for step in path:
@@ -100,7 +109,20 @@ def _type_at(kind: type, path: Path) -> inspect.Type:
                 node = item
             case inspect.TupleType(item_types=items):
                 node = items[int(step)]
+            case inspect.UnionType(types=types):
+                node = _type_below(types, step)
     return node
+
+
+def _type_below(types: tuple[inspect.Type, ...], step: str | int) -> inspect.Type:
+    """Of several types that a value may have, what the one has inside that can be stepped into."""
+    for node in types:
+        match _bare(node):
+            case inspect.StructType(fields=fields) if isinstance(step, str):
+                return next(field.type for field in fields if field.encode_name == step)
+            case inspect.VarTupleType(item_type=item) if isinstance(step, int):
+                return item
+    raise AssertionError(f"{step!r} leads into none of {types}")
 
 
 def _bare(node: inspect.Type) -> inspect.Type:

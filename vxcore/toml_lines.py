@@ -1,6 +1,6 @@
 """Which line of a TOML document a key stands on.
 
-Place in the house: used by config.py alone; knows nobody. tomllib gives values without positions,
+Place in the house: used by config.py and faults.py; knows nobody. tomllib gives values without positions,
 and a message about a value should name its line. This reads the text a second time, after tomllib
 has accepted it, so it checks nothing: it follows keys, brackets and strings, and counts lines.
 """

@@ -21,11 +21,18 @@ FLOORS = [
     "addresses",
     "wire problem",
     "config",
+    "faults",
     "_fast",
+    "journal",
+    "remotes",
+    "segments",
+    "fdb",
+    "events",
     "ports capture scapy",
     "packet nexthops gsotap",
     "packet_overlay",
     "engine",
+    "vtep",
     "daemon",
     "lab",
     "cli",
@@ -51,6 +58,7 @@ FAST_FLOORS = [
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
+KNOW_FAST |= {"journal", "segments", "fdb", "events"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

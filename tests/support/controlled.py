@@ -1,0 +1,110 @@
+"""A Vtep in a Python process of its own, told what to do by lines of JSON: `[name, arguments, options]`.
+
+Place in the house: a program that interop tests run in a namespace, with its settings as JSON for an
+argument; `Controlled` is their side of it. Answers are `["ok", result]` or `["error", type, message]`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import vxcore
+from support.hosts import DEADLINE_S, Host, wait_until
+from support.tree import ROOT
+from vxcore import Vtep, config
+
+QUEUE_LEN = 10_000
+
+
+class Controlled:
+    """A Vtep in a host's namespace; ready when constructed, and ended by the Lan, or by ``stop``."""
+
+    def __init__(self, host: Host, **settings: Any) -> None:
+        given = {"underlay": {"local": host.v4, **settings.pop("underlay", {})}, **settings}
+        environment = ["env", f"PYTHONPATH={ROOT / 'tests'}"]
+        command = [*environment, sys.executable, __file__, json.dumps(given)]
+        self.process = host.start(*command, stdin=subprocess.PIPE)
+        self._answer()
+
+    def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the Vtep and return its result; an exception there is raised here by its name."""
+        assert self.process.stdin is not None
+        print(json.dumps([name, arguments, options]), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        answer = json.loads(line)
+        if answer[0] == "error":
+            raise getattr(vxcore, answer[1], RuntimeError)(answer[2])
+        return answer[1]
+
+    def drops(self, verdict: str) -> int:
+        return int(self("counters")["drops"].get(verdict, 0))
+
+    def counted(self, vni: int) -> dict[str, int]:
+        return next(row for row in self("counters")["segments"] if row["vni"] == vni)
+
+    def happens(self, **wanted: Any) -> dict[str, Any]:
+        """Wait for an event that has these values, and return it."""
+
+        def event() -> Any:
+            return next((each for each in self("take") if wanted.items() <= each.items()), None)
+
+        return dict(wait_until(event, f"an event with {wanted}"))
+
+    def stop(self) -> None:
+        _, err = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, err
+
+
+class Program:
+    """What runs in the namespace."""
+
+    def __init__(self, vtep: Vtep) -> None:
+        self.vtep = vtep
+        self.events = vtep.subscribe(size=QUEUE_LEN)
+        self.called: Counter[str] = Counter()
+        vtep.on_event(lambda event: self.called.update([event.kind]), ["learned", "remote_added"])
+
+    def do(self, name: str, arguments: list[Any], options: dict[str, Any]) -> Any:
+        if name == "take":
+            return [plain(event._asdict()) for event in self.events.take()]
+        if name == "called":
+            return dict(self.called)
+        if name == "snapshot":
+            rows = self.vtep.snapshot(*arguments)
+            return [dict(zip(rows.dtype.names, plain(row), strict=True)) for row in rows.tolist()]
+        if name == "apply":
+            arguments = [config.from_mapping(arguments[0])]
+        return getattr(self.vtep, name)(*arguments, **options)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(each) for each in value]
+    return value if isinstance(value, (int, str, bool, type(None))) else str(value)
+
+
+def main() -> None:
+    with Vtep(json.loads(sys.argv[1])) as vtep:
+        program = Program(vtep)
+        print(json.dumps(["ok", None]), flush=True)
+        for line in sys.stdin:
+            try:
+                answer = ["ok", program.do(*json.loads(line))]
+            except Exception as error:
+                answer = ["error", type(error).__name__, str(error)]
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

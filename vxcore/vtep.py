@@ -1,0 +1,266 @@
+"""Vtep: a VTEP in this process, that is told what to do while it forwards.
+
+Place in the house: above engine, below daemon; the class that programs use. Here arguments are read and
+checked; what they mean is done by engine, remotes, segments and fdb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vxcore import config
+from vxcore.addresses import MacAddress, VniRange, parse_unicast
+from vxcore.config import Segment, Settings
+from vxcore.engine import Engine
+from vxcore.errors import ConfigError
+from vxcore.events import Event, Subscription
+from vxcore.remotes import IPAddress
+
+AnyAddress = IPAddress | str
+_FIXED = ("underlay", "lanes", "offload", "tables")
+_QUEUE_LEN = 4096
+
+
+class Vtep(Engine):
+    """A VTEP that runs inside ``with Vtep(settings) as vtep:`` and is changed while it forwards.
+
+    `settings` are from ``config.load``, or a mapping as the TOML file would have it, with or without
+    segments: ``Vtep({"underlay": {"local": "192.0.2.1"}})``. Entering opens what it needs and starts the
+    lanes, or raises with nothing left behind; leaving puts the host back.
+
+    A change applies whole or raises with nothing applied: ConfigError names the entry that is wrong and what
+    would be right, TableFullError the one that found no room. Lanes see it at their next batch; packets of
+    other segments do not notice. Methods may be called from any thread.
+    """
+
+    def __init__(self, settings: Settings | Mapping[str, Any]) -> None:
+        super().__init__(settings if isinstance(settings, Settings) else config.from_mapping(settings))
+
+    # Segments
+
+    def add_segment(self, **options: Any) -> None:
+        """Add a segment and open its port; `options` are the keys of ``[[segment]]``.
+
+        Addresses may be text or what ``ipaddress`` makes of it:
+        ``add_segment(vni=42, tap="vx42", remotes=["192.0.2.2"], source="any")``.
+        """
+        self.add_segments([options])
+
+    def add_segments(self, segments: Iterable[Segment | Mapping[str, Any]]) -> None:
+        """Add segments, all or none, each as for ``add_segment``."""
+        added = [each if isinstance(each, Segment) else config.segment(each) for each in segments]
+        with self._lock:
+            self._replace(added=added)
+
+    def change_segment(self, vni: int, **options: Any) -> None:
+        """Change the keys of a segment that are given, and nothing else; its port must stay the same."""
+        with self._lock:
+            before = self._segment(vni)
+            given = config.segment({"vni": vni, **options})
+            after = msgspec.structs.replace(before, **{name: getattr(given, name) for name in options})
+            self._replace(changed=[after])
+
+    def remove_segment(self, vni: int) -> None:
+        """Remove a segment with its FDB entries, and close its port."""
+        self.remove_segments([vni])
+
+    def remove_segments(self, vnis: Iterable[int]) -> None:
+        """Remove segments, all or none."""
+        with self._lock:
+            removed = list(dict.fromkeys(vnis))
+            for vni in removed:
+                self._segment(vni)
+            self._replace(removed=removed)
+
+    def _segment(self, vni: int) -> Segment:
+        if vni not in self._segments:
+            raise ConfigError(f"VNI {vni}: there is no such segment")
+        return self._segments[vni]
+
+    def _replace(
+        self, removed: Iterable[int] = (), changed: Iterable[Segment] = (), added: Iterable[Segment] = ()
+    ) -> None:
+        """Check what the segments would be as a whole, and switch to it."""
+        removed, changed, added = list(removed), list(changed), list(added)
+        new = {segment.vni: segment for segment in changed}
+        kept = [new.get(vni, segment) for vni, segment in self._segments.items() if vni not in removed]
+        settings = msgspec.structs.replace(self.settings, segments=(*kept, *added))
+        config.check(settings)
+        self.switch(removed, changed, added)
+        self.settings = settings
+
+    def apply(self, settings: Settings) -> None:
+        """Become what `settings` say, by the difference to what is now; other segments do not notice.
+
+        Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
+        ``[underlay]``, ``[lanes]``, ``[offload]`` and ``[tables]``.
+        """
+        with self._lock:
+            for table in _FIXED:
+                _refuse_changes(table, getattr(self.settings, table), getattr(settings, table))
+            new = {segment.vni: segment for segment in settings.segments}
+            old = self._segments
+            removed = [vni for vni, each in old.items() if vni not in new or new[vni].overlay != each.overlay]
+            added = [each for vni, each in new.items() if vni not in old or vni in removed]
+            changed = [
+                each for vni, each in new.items() if vni in old and vni not in removed and each != old[vni]
+            ]
+            self.switch(removed, changed, added, settings.remotes)
+            self.settings = settings
+
+    # Remotes
+
+    def add_remote(self, address: AnyAddress, vnis: Iterable[int | str] | None = None) -> int:
+        """Add a remote, and return its number, as the FDB has it.
+
+        One that segments or FDB entries name is there without this; one that is added stays without them.
+
+        `vnis`, numbers and ranges such as ``"100-199"``, are those that it may speak in; None: all.
+        """
+        return self.remotes.add(_address(address), vnis=_ranges(vnis))
+
+    def change_remote(self, address: AnyAddress, vnis: Iterable[int | str] | None) -> None:
+        """Let a remote speak in other VNIs."""
+        self.remotes.change(_address(address), vnis=_ranges(vnis))
+
+    def remove_remotes(self, addresses: Iterable[AnyAddress]) -> None:
+        """Remove remotes and what was learned from them; none may be in a flood set or a set FDB entry."""
+        self.remotes.remove([_address(address) for address in addresses])
+
+    def remote(self, address: AnyAddress) -> int:
+        """The number of a remote. Raises ConfigError when it is none."""
+        number = self.remotes.number(_address(address))
+        if number is None:
+            raise ConfigError(f"remote {address}: there is no such remote")
+        return number
+
+    # The forwarding table
+
+    def add_fdb(
+        self,
+        vni: ArrayLike,
+        mac: ArrayLike | str,
+        remote: ArrayLike | AnyAddress,
+        *,
+        kind: str = "static",
+        sequence: ArrayLike = 0,
+    ) -> int:
+        """Set FDB entries that are not set yet; return how many were applied.
+
+        `vni` is one or uint32 (n,); `mac` text, a number, uint64 (n,) or uint8 (n, 6); `remote` an address,
+        which becomes a remote if it is none, or the numbers of remotes, one or uint32 (n,). `kind` is
+        "static", or "control" or "sticky" of a control plane with sequence numbers (RFC 7432 section 15):
+        what these find outranked stays, and is no error.
+        """
+        return self._set_fdb(self.fdb.add, vni, mac, remote, kind, sequence)
+
+    def set_fdb(
+        self,
+        vni: ArrayLike,
+        mac: ArrayLike | str,
+        remote: ArrayLike | AnyAddress,
+        *,
+        kind: str = "static",
+        sequence: ArrayLike = 0,
+    ) -> int:
+        """As ``add_fdb``, in the place of what is there."""
+        return self._set_fdb(self.fdb.replace, vni, mac, remote, kind, sequence)
+
+    def remove_fdb(self, vni: ArrayLike, mac: ArrayLike | str, *, missing_ok: bool = False) -> int:
+        """Remove FDB entries of any kind; return how many there were."""
+        return self.fdb.delete(vni, _mac(mac), missing_ok=missing_ok)
+
+    def flush(
+        self,
+        *,
+        vnis: Iterable[int] = (),
+        remotes: Iterable[AnyAddress] = (),
+        devices: Iterable[str] = (),
+    ) -> None:
+        """Forget at once what was learned in these segments, from these remotes, and behind these devices."""
+        with self._lock, self.journal.change():
+            self.fdb.flush(
+                vni=np.array([self._segment(vni).vni for vni in vnis], np.uint32),
+                remote=np.array([self.remote(address) for address in remotes], np.uint32),
+                port=np.array([self._place(device) for device in devices], np.uint32),
+            )
+
+    def _place(self, device: str) -> int:
+        for vni, segment in self._segments.items():
+            if segment.overlay.dev == device:
+                return self._places[vni]
+        raise ConfigError(f"device {device}: no segment has it")
+
+    def _set_fdb(
+        self,
+        change: Callable[..., int],
+        vni: ArrayLike,
+        mac: ArrayLike | str,
+        remote: ArrayLike | AnyAddress,
+        kind: str,
+        sequence: ArrayLike,
+    ) -> int:
+        with self.journal.change():
+            if isinstance(remote, (str, *_ADDRESSES)):
+                remote = self.remotes.require(_address(remote))
+            return change(vni, _mac(mac), remote, kind=kind, sequence=sequence)
+
+    # Observing
+
+    def snapshot(self, table: str) -> NDArray[Any]:
+        """A table as it is now, as a structured array: "segments", "remotes" or "fdb".
+
+        segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source.
+        remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned. fdb: vni, kind (numbers as
+        in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
+        """
+        tables = {
+            "segments": self.segments.snapshot,
+            "remotes": self.remotes.snapshot,
+            "fdb": self.fdb.snapshot,
+        }
+        if table not in tables:
+            raise ConfigError(f"snapshot of {table!r}: known are {', '.join(tables)}")
+        return tables[table]()
+
+    def subscribe(self, kinds: Iterable[str] | None = None, size: int = _QUEUE_LEN) -> Subscription:
+        """Events of these kinds (None: all; see ``vxcore.events.Event``) from now on.
+
+        ``with vtep.subscribe() as events: async for event in events: ...``. Up to `size` wait to be taken.
+        """
+        return self.events.subscribe(kinds, size)
+
+    def on_event(self, callback: Callable[[Event], object], kinds: Iterable[str] | None = None) -> None:
+        """Call `callback` for each event, in one thread that all callbacks share.
+
+        While it takes its time events wait in a ring of 1024 for each lane; what finds that full is counted
+        as dropped.
+        """
+        self.events.call(callback, kinds)
+
+
+_ADDRESSES = config.ADDRESS_TYPES
+
+
+def _address(address: AnyAddress) -> IPAddress:
+    return parse_unicast(str(address))
+
+
+def _mac(mac: ArrayLike | str) -> ArrayLike:
+    return int.from_bytes(MacAddress(mac).packed, "big") if isinstance(mac, str) else mac
+
+
+def _ranges(vnis: Iterable[int | str] | None) -> list[tuple[int, int]] | None:
+    return None if vnis is None else [VniRange(str(each)).ends for each in vnis]
+
+
+def _refuse_changes(table: str, before: Any, after: Any) -> None:
+    for name in before.__struct_fields__:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            raise ConfigError(f"{table}.{name}: {old} cannot become {new} while it runs; restart it")
