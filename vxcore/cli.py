@@ -243,13 +243,32 @@ def up(arguments: argparse.Namespace) -> int:
 @command(
     "carry the frames of the segments in a TOML file until interrupted",
     "vxcore run /etc/vxcore.toml",
-    argument("file", metavar="FILE.toml", help="an [underlay] table and one [[segment]] table or more"),
+    argument(
+        "file",
+        metavar="FILE.toml",
+        help="an [underlay] table and one [[segment]] table or more; on SIGHUP it is read again",
+    ),
 )
 def run(arguments: argparse.Namespace) -> int:
     """A VTEP with the segments of a file."""
     from vxcore import config, daemon
 
-    return daemon.serve(config.load(arguments.file))
+    return daemon.serve(config.load(arguments.file), reload=lambda: config.load(arguments.file))
+
+
+@command(
+    "say what is wrong with a TOML file, without root",
+    "vxcore check /etc/vxcore.toml",
+    argument("file", metavar="FILE.toml", help="as of `vxcore run`"),
+)
+def check(arguments: argparse.Namespace) -> int:
+    """All mistakes of a file, one a line."""
+    from vxcore.faults import faults
+
+    found = faults(arguments.file)
+    for line in found or [f"{arguments.file}: nothing is wrong"]:
+        print(line)
+    return USER_ERROR if found else 0
 
 
 @command(

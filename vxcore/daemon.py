@@ -24,7 +24,7 @@ log = logging.getLogger("vxcore")
 
 _STOP = frozenset({signal.SIGINT, signal.SIGTERM})
 _REPORT = signal.SIGUSR1
-_SIGNALS = _STOP | {_REPORT}
+_RELOAD = signal.SIGHUP
 _WAKE_S = 1.0
 
 
@@ -40,28 +40,35 @@ class RunningVtep(Protocol):
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
 
+    def apply(self, settings: Settings) -> None:
+        """Become what the settings say, or raise with nothing applied."""
+
     @property
     def failure(self) -> BaseException | None:
         """What made a lane end before it was told to."""
 
 
+Reload = Callable[[], "Settings"]
 VtepFactory = Callable[["Settings"], AbstractContextManager[RunningVtep]]
 
 
-def serve(settings: Settings, vtep_factory: VtepFactory | None = None) -> int:
+def serve(settings: Settings, vtep_factory: VtepFactory | None = None, reload: Reload | None = None) -> int:
     """Run a VTEP until SIGINT or SIGTERM; the exit code: 0, or 1 when a lane failed.
 
     When frames flow, stdout gets one line for each segment, ``ready vni 42 tap vx42 mtu 1450
-    remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. Must be called in the
-    main thread. Raises what the engine raises when it cannot start; the host is then as it was.
+    remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. On SIGHUP, if there is
+    `reload`, the settings that it returns are applied, or nothing of them, and stdout gets a line
+    ``reloaded`` or ``not reloaded``. Must be called in the main thread. Raises what the engine raises
+    when it cannot start; the host is then as it was.
     """
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
-    with _blocked(_SIGNALS), (vtep_factory or _engine_vtep)(settings) as vtep:
+    signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
+    with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
         started = time.monotonic()
         _announce(vtep.describe())
-        code = _wait(vtep)
+        code = _wait(vtep, signals, reload)
         log.info("%s", _summary(vtep.counters(), time.monotonic() - started))
         return code
 
@@ -92,19 +99,35 @@ def _announce(segments: list[dict[str, Any]]) -> None:
         _say(f"ready vni {vni} {port} mtu {mtu} remotes {','.join(remotes) or 'none'}")
 
 
-def _wait(vtep: RunningVtep) -> int:
+def _wait(vtep: RunningVtep, signals: frozenset[signal.Signals], reload: Reload | None) -> int:
     """Answer signals until one says stop (0) or a lane has failed (1)."""
     offloads = vtep.offloads()
     while vtep.failure is None:
-        received = signal.sigtimedwait(_SIGNALS, _WAKE_S)
+        received = signal.sigtimedwait(signals, _WAKE_S)
         offloads = _log_changes(offloads, vtep.offloads())
         if received is None:
             continue
         if received.si_signo in _STOP:
             return 0
+        if received.si_signo == _RELOAD and reload is not None:
+            _apply(vtep, reload)
+            continue
         _say(json.dumps(vtep.counters()))
     log.error("a lane failed: %s", _words(vtep.failure))
     return 1
+
+
+def _apply(vtep: RunningVtep, reload: Reload) -> None:
+    """Read the settings again; a mistake in them, of whatever kind, must not end what runs."""
+    try:
+        vtep.apply(reload())
+    except Exception as error:
+        log.error("not reloaded, nothing has changed: %s", _words(error))
+        log.debug("raised here:", exc_info=error)
+        _say("not reloaded")
+    else:
+        log.info("reloaded: %d segments", len(vtep.describe()))
+        _say("reloaded")
 
 
 def _log_changes(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import hosts
 from support.controlled import Controlled
-from support.hosts import Host, Lan, run, wait_until
+from support.hosts import Host, Lan, VtepProcess, run, wait_until
 
 from vxcore.errors import ConfigError
 
@@ -354,3 +356,41 @@ def test_broadcast_and_multicast_are_held_to_their_rates(lan: Lan, kind: str, ta
     ways = ("-b",) if kind == "broadcast" else ("-I", "vx42")
     one.run("ping", "-q", "-c", "40", "-i", "0.002", "-W", "1", *ways, target, check=False)
     assert 40 - 5 - 3 <= vtep.drops("rate_limit") <= 40 - 5 + 3  # a few frames are the kernel's own
+
+
+# A file that is read again
+
+
+def reread(vtep: VtepProcess, file: Path, text: str) -> str:
+    """What it says of the file's new text."""
+    file.write_text(text)
+    vtep.process.send_signal(signal.SIGHUP)
+    assert vtep.process.stdout is not None
+    return vtep.process.stdout.readline().strip()
+
+
+def test_a_changed_file_is_applied_by_its_difference_or_not_at_all(lan: Lan, tmp_path: Path) -> None:
+    one, two = lan.hosts
+    for vni in (42, 43):
+        kernel(two, vni, one)
+    file, top = tmp_path / "vx.toml", f'[underlay]\nlocal = "{one.v4}"\n'
+    entry = '[[segment]]\nvni = {0}\ntap = "vx{0}"\nremotes = ["{1}"]\n'
+    file.write_text(top + entry.format(42, two.v4))
+    vtep = VtepProcess(one, "run", str(file))
+    address(one, 42)
+    one.ping("10.42.0.2")
+    others = one.start("ping", "-q", "-f", "-c", "5000", "10.42.0.2")
+
+    assert reread(vtep, file, top + entry.format(42, two.v4) + entry.format(43, two.v4)) == "reloaded"
+    address(one, 43)
+    one.ping("10.43.0.2")
+    assert reread(vtep, file, top + entry.format(42, two.v4) + entry.format(44, one.v4)) == "not reloaded"
+    one.ping("10.43.0.2")
+    assert reread(vtep, file, top + "dstport = 1\n" + entry.format(42, two.v4)) == "not reloaded"
+    assert reread(vtep, file, top + entry.format(42, two.v4)) == "reloaded"
+    assert devices(one) == {"lo", "eth", "vx42"}
+    out, _ = others.communicate()
+    assert "5000 packets transmitted, 5000 received, 0% packet loss" in out, out
+    log = vtep.stop()
+    assert f'{file}:10: segment[1].remotes[0]: "{one.v4}" is a local address' in log
+    assert "underlay.dstport: 4789 cannot become 1 while it runs" in log

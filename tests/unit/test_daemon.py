@@ -39,8 +39,18 @@ class Fake:
         one = {**names, "rx_packets": 1, "rx_bytes": 60, "tx_packets": 2, "tx_bytes": 120}
         return {"segments": [one], "drops": {"unknown_vni": 3}, "fdb": {}, "lanes": []}
 
+    def apply(self, settings):
+        if settings == "wrong":
+            raise ValueError("VNI 42: wrong")
+
+def reload():
+    words = Path(sys.argv[1] + ".toml").read_text()
+    if words == "unreadable":
+        raise OSError(5, "no such disk")
+    return words
+
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-sys.exit(daemon.serve(None, Fake))
+sys.exit(daemon.serve(None, Fake, reload if "reloads" in sys.argv else None))
 """
 
 
@@ -94,3 +104,33 @@ def test_it_outlives_its_reader(closed: Path) -> None:
         os.kill(process.pid, signal.SIGTERM)
         wait_until(lambda: process.poll() is not None, "it has ended")
     assert process.returncode == 0
+
+
+def test_it_reads_its_settings_again_and_a_mistake_in_them_changes_nothing(closed: Path) -> None:
+    with start(closed, "reloads") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        file = closed.with_name("closed.toml")
+        for words, answer in (
+            ("right", "reloaded"),
+            ("wrong", "not reloaded"),
+            ("unreadable", "not reloaded"),
+        ):
+            file.write_text(words)
+            process.send_signal(signal.SIGHUP)
+            assert process.stdout.readline() == f"{answer}\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "reloaded: 1 segments\n" in err
+    assert "not reloaded, nothing has changed: VNI 42: wrong\n" in err
+    assert "not reloaded, nothing has changed: no such disk\n" in err
+
+
+def test_without_a_file_sighup_ends_it_as_it_ends_any_process(closed: Path) -> None:
+    with start(closed) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGHUP
