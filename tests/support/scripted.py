@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from vxcore._fast.events import KINDS, Ring
 from vxcore._fast.lane import Lane
 from vxcore._fast.packet_overlay import sent
 from vxcore._fast.table import Tables
@@ -30,15 +31,26 @@ VNI = 42
 NAME = struct.pack("=HH", socket.AF_INET, 0x1234) + bytes((192, 0, 2, 2)) + bytes(8)
 FROM_NOWHERE = bytes(10) + b"\xff\xff" + bytes(4)  # whom the preloaded recvmmsg names
 DEADLINE_S = 30.0
+NAMES = {number: name for name, number in KINDS.items()}
 
 
-def tables() -> Tables:
+def tables(request: dict[str, Any]) -> Tables:
+    """VNIs 42 and 43, and the sender of all datagrams as a peer of both, or with "stranger" as nobody."""
     made = Tables(2, 2, 2, 1024)
     made.add_remote(bytes(10) + b"\xff\xff" + NAME[4:8], NAME)
     made.add_remote(FROM_NOWHERE, NAME)
     for number in range(2):
         made.add_segment(VNI + number, 0, [0], learning=True, ageing_s=300, max_learned=100)
     made.set_peers([(0, 0), (0, 1), (1, 0), (1, 1)])
+    if request.get("stranger"):
+        made.remove_remotes([1])
+    if "policy" in request:  # of VNI 42
+        policy = request["policy"]
+        prefixes = [(bytes.fromhex(address), n_bits) for address, n_bits in policy.pop("prefixes", ())]
+        made.change_segment(0, any_source=policy.pop("any_source", False))
+        made.set_policy(0, prefixes=prefixes, **policy)
+    if "listed" in request:
+        made.list_remote(1, request["listed"])
     return made
 
 
@@ -120,7 +132,10 @@ class Bench:
             "tap", self.tap.fileno(), request.get("mtu", 1450), 0, request.get("superframes", True)
         )
         joins = {name: request.get(name, True) for name in ("join_tcp", "join_udp")}
-        self.lane = Lane(tables(), [(self.port, (4,))], [overlay], **joins)
+        self.ring = Ring(self.event)
+        self.ring.want(KINDS)
+        options = {"n_lanes": request.get("n_lanes", 1), "ring": self.ring, "max_overlays": 2}
+        self.lane = Lane(tables(request), [(self.port, (4,))], [overlay], **joins, **options)
 
     def play(self, preloaded: Preloaded, request: dict[str, Any]) -> None:
         thread = threading.Thread(target=self.lane.run)
@@ -146,6 +161,7 @@ class Bench:
             "drops": {Verdict(number).name.lower(): n for number, n in self.lane.drops().items()},
             "counters": self.lane.segment_counters(0),
             "gso_error": self.port.gso_error,
+            "events": [(NAMES[row["kind"]], f"{row['mac']:012x}") for row in self.ring.take()],
         }
 
     def close(self) -> None:
