@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
@@ -381,11 +381,13 @@ class Engine:
         if not self._started:
             raise RuntimeError(_NOT_RUNNING)
 
-    def __getattr__(self, name: str) -> Any:
-        """What there is only while it runs."""
-        if name in ("tables", "journal", "remotes", "segments", "fdb", "events"):
-            raise RuntimeError(_NOT_RUNNING)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # it would let every misspelt name pass
+
+        def __getattr__(self, name: str) -> Any:
+            """What there is only while it runs."""
+            if name in ("tables", "journal", "remotes", "segments", "fdb", "events"):
+                raise RuntimeError(_NOT_RUNNING)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _overlays_of(
         self, added: Sequence[Segment], removed: Sequence[int], undo: ExitStack

@@ -38,6 +38,7 @@ KINDS = (*(kind for kind in RING_KINDS if kind != STRANGER), "remote_added", "re
 _NAMES = {number: name for name, number in RING_KINDS.items()}
 _TIDY_S = 60.0
 _WAKE_S = 1.0
+_PENDING_LEN = 4096
 
 
 class Event(NamedTuple):
@@ -150,6 +151,7 @@ class Events:
         self.rings = [Ring(self._wake) for _ in range(n_lanes)]
         self._reader = Reader(self._tables)
         self._subscribers: tuple[Subscription | _Callback, ...] = ()
+        self._pending: deque[Event] = deque()  # what the control side itself has to tell
         self._lock = threading.Lock()
         self._told = self._dropped_before = self._refused = 0
         self._stop = False
@@ -190,8 +192,12 @@ class Events:
         self._change(tuple(each for each in self._subscribers if each is not subscriber))
 
     def remote_changed(self, what: str, address: IPAddress) -> None:
-        """A remote was "added" or "removed"."""
-        self._put(Event(f"remote_{what}", remote=address))
+        """A remote was "added" or "removed"; told by the thread, as everything is."""
+        if len(self._pending) == _PENDING_LEN:
+            self._dropped_before += 1
+        elif not self._stop:
+            self._pending.append(Event(f"remote_{what}", remote=address))
+            os.eventfd_write(self._wake, 1)
 
     def counters(self) -> dict[str, int]:
         """How many events lanes told, and how many were dropped because rings or queues were full.
@@ -229,6 +235,8 @@ class Events:
                 time.sleep(_WAKE_S)
 
     def _round(self) -> None:
+        while self._pending:
+            self._put(self._pending.popleft())
         rows = [rows for rows in (ring.take() for ring in self.rings) if len(rows)]
         for each in rows:
             self._handle(each)

@@ -231,3 +231,19 @@ def test_a_stranger_becomes_a_remote_and_what_it_sent_is_learned(told: Told) -> 
     told.tables.flush(vni=7)
     told.events.tidy()
     assert told.remotes.number(stranger) is None
+
+
+def test_callbacks_are_called_by_one_thread(running: Told) -> None:
+    threads: set[int] = set()
+    kinds: set[str] = set()
+
+    def callback(event: Event) -> None:
+        threads.add(threading.get_ident())
+        kinds.add(event.kind)
+
+    running.events.call(callback, None)
+    running.learn(MAC, 0)
+    running.events.remote_changed("removed", B)
+    wait_until(lambda: kinds == {"learned", "remote_removed"}, "both")
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
