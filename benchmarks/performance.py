@@ -150,9 +150,10 @@ def _row(*cells: str) -> str:
 READING = (
     "Frames of 64 bytes, each of another flow, through an IPv4 tunnel: flow hash, source port, lengths and "
     "IPv4 checksum on the way out; all checks on the way in, and VNI, source, port and TOS as arrays. Ratios "
-    "are medians of the quotients round by round, for both sides ran in turn; times are medians, the call "
-    "from Python included, with those of the other side behind them. Every case checked its bytes. *memcpy* "
-    "copies the 50 bytes of header and nothing else: called, for headers of tunnels differ in length; in "
+    "are medians of the quotients round by round, for both sides ran in turn; times are medians (cold: of "
+    "CPU time), the call from Python included, with those of the other side behind them. Every case checked "
+    "its bytes. *memcpy* copies the 50 bytes of header and nothing else: called, for headers of tunnels "
+    "differ in length; in "
     "*inlined memcpy*, the length is a constant of the compiler: a dozen instructions a packet, where the "
     "codec's loops have about 85, at 4.5 a cycle. *A copy in C* makes a list of new bytes objects in a "
     "compiled loop."

@@ -126,11 +126,12 @@ VX_INLINE void vx_load_head(struct vx_head *head, const struct vx_template *t)
         memcpy(&head->quarter[k], t->header + VX_TEMPLATE_LEN - VX_QUICK_LEN + 16 * k, 16);
 }
 
-/* TCP or UDP over plain IPv4, without a tag or fragments, and at least 32 bytes by its header. */
-VX_INLINE int vx_is_plain(const uint8_t *frame)
+/* TCP or UDP over plain IPv4, without a tag or fragments, and at least 32 bytes by its header; with ecn 3,
+ * without an ECN mark too. */
+VX_INLINE int vx_is_plain(const uint8_t *frame, int ecn)
 {
-    static const struct vx_pattern plain = {
-        {VX_BYTES(0xff, 0xff, 0xff, 0, 0, 0, 0, 0), VX_BYTES(0x3f, 0xff, 0, 0, 0, 0, 0, 0)},
+    const struct vx_pattern plain = {
+        {VX_BYTES(0xff, 0xff, 0xff, ecn, 0, 0, 0, 0), VX_BYTES(0x3f, 0xff, 0, 0, 0, 0, 0, 0)},
         {VX_BYTES(8, 0, 0x45, 0, 0, 0, 0, 0), 0},
     };
     return vx_matches(frame + 12, &plain) && (frame[23] == 17 || frame[23] == 6)
@@ -157,13 +158,20 @@ VX_INLINE uint16_t vx_put_head(uint8_t *frame, uint32_t length, struct vx_templa
     return port;
 }
 
-/* Carry the inner packet's ECN mark into the outer header that vx_put_head has put (RFC 6040). */
-VX_INLINE void vx_mark(uint8_t *frame, uint8_t ecn)
+/* The same, and carry the inner packet's ECN mark into the outer header (RFC 6040). */
+static __attribute__((noinline)) uint16_t vx_put_marked(uint8_t *frame, uint32_t length,
+                                                        struct vx_template *t)
 {
-    uint8_t *ip = frame - VX_IPV4_AT;
-    uint32_t sum = (uint16_t)~vx_load16(ip + 10) + (uint32_t)ecn;
+    struct vx_head head;
+    uint8_t *ip = frame - VX_IPV4_AT, ecn = frame[15] & 3;
+    uint16_t port;
+    uint32_t sum;
+    vx_load_head(&head, t);
+    port = vx_put_head(frame, length, t, &head);
+    sum = (uint16_t)~vx_load16(ip + 10) + (uint32_t)ecn;
     ip[1] |= ecn;
     vx_store16(ip + 10, (uint16_t)~(sum + (sum >> 16)));
+    return port;
 }
 
 VX_INLINE uint32_t vx_header_len(const struct vx_template *t, int layer)
@@ -228,14 +236,13 @@ static uint32_t vx_encap_one_tunnel(const struct vx_packets *packets, struct vx_
         vx_place(&at, &p, start, m, bounds);
         for (uint32_t j = 0; j < m; j++) {
             uint8_t *frame = p.mem + at.offset[j];
-            if (vx_likely(at.good >> j & 1) && vx_likely(vx_is_plain(frame))) {
-                uint8_t ecn = frame[15] & 3;
+            if (vx_likely(at.good >> j & 1) && vx_likely(vx_is_plain(frame, 3))) {
                 p.source_port[start + j] = vx_put_head(frame, at.length[j], t, &head);
-                if (vx_unlikely(ecn)) {
-                    vx_mark(frame, ecn);
-                    now.tos[j] |= ecn;
-                    marked = 1;
-                }
+                done++;
+            } else if (at.good >> j & 1 && vx_is_plain(frame, 0)) {
+                p.source_port[start + j] = vx_put_marked(frame, at.length[j], t);
+                now.tos[j] |= frame[15] & 3;
+                marked = 1;
                 done++;
             } else {
                 slow |= 1u << j;
@@ -272,15 +279,16 @@ static uint32_t vx_encap_tunnels(const struct vx_packets *packets, struct vx_tem
             uint32_t i = start + j, pick = picks[i];
             uint8_t *frame = p.mem + at.offset[j];
             struct vx_template *t = templates + pick;
-            if (vx_likely(at.good >> j & 1 && pick < n_templates && t->quick && vx_is_plain(frame))) {
-                uint8_t ecn = frame[15] & 3;
+            int can = at.good >> j & 1 && pick < n_templates && t->quick;
+            if (vx_likely(can) && vx_likely(vx_is_plain(frame, 3))) {
                 vx_load_head(&head, t);
                 p.source_port[i] = vx_put_head(frame, at.length[j], t, &head);
                 vx_become(&now, j, t, layer);
-                if (vx_unlikely(ecn)) {
-                    vx_mark(frame, ecn);
-                    now.tos[j] |= ecn;
-                }
+                done++;
+            } else if (can && vx_is_plain(frame, 0)) {
+                p.source_port[i] = vx_put_marked(frame, at.length[j], t);
+                vx_become(&now, j, t, layer);
+                now.tos[j] |= frame[15] & 3;
                 done++;
             } else {
                 slow |= 1u << j;
