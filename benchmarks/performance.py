@@ -69,9 +69,9 @@ class Run(Struct, frozen=True, kw_only=True):
 # Measuring
 
 
-def measure(suite: str) -> Run:
+def measure(suite: str, commit: str) -> Run:
     """Run bench_SUITE.py; CalledProcessError when a case failed."""
-    meter, started, source = machine.Meter(), datetime.now(UTC), machine.commit()
+    meter, started = machine.Meter(), datetime.now(UTC)
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.json"
         command = [sys.executable, "-m", "pytest", "-q", f"benchmarks/bench_{suite}.py"]
@@ -82,7 +82,7 @@ def measure(suite: str) -> Run:
     return Run(
         command=f"make performance ARGS={suite}",
         date=started.isoformat(timespec="minutes"),
-        commit=source,
+        commit=commit,
         machine=where,
         cases={case["name"].removeprefix("test_"): _case(case) for case in cases},
     )
@@ -265,8 +265,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.performance", description=__doc__)
     parser.add_argument("--run", nargs="*", choices=SUITES, default=[], metavar="SUITE")
     options = parser.parse_args()
+    commit = machine.commit()  # before results change the tree
     for suite in options.run:
-        keep(measure(suite), RESULTS / f"{suite}.json")
+        keep(measure(suite, commit), RESULTS / f"{suite}.json")
     PAGE.write_text(page())
 
 
