@@ -208,6 +208,13 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         help="a VTEP that gets broadcast, multicast and unknown frames; may be repeated",
     ),
     argument("--fdb", action="append", metavar="MAC=IP", help="static forwarding entry; may be repeated"),
+    argument(
+        "--neighbour",
+        dest="neighbours",
+        action="append",
+        metavar="IP=MAC",
+        help="answer ARP and neighbour requests for this address here; may be repeated",
+    ),
     argument("--nolearning", dest="learning", action="store_false", default=None, help="learn no addresses"),
     argument(
         "--ageing", type=_number, metavar="S", help="seconds a learned address lives (300; 0: for ever)"

@@ -83,6 +83,15 @@ class FdbEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     remote: Annotated[IPAddress, Meta(description=IP_FORM)]
 
 
+class Neighbour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose link address an IP address of the segment has: requests for it are answered here."""
+
+    address: Annotated[IPAddress, Meta(description=IP_FORM)]
+    mac: Annotated[MacAddress, Meta(description=MAC_FORM)]
+    router: bool = False
+    """What IPv6 hosts are told of it (RFC 4861 section 4.4)."""
+
+
 class Port(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the hosts of a segment are: a network device, and how frames come from it and go to it."""
 
@@ -102,6 +111,7 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     remotes: Annotated[tuple[IPAddress, ...], _ADDRESSES] = ()
     """The flood set: who gets BUM frames."""
     fdb: Annotated[tuple[FdbEntry, ...], Meta(description="a list of { mac, remote } tables")] = ()
+    neighbours: Annotated[tuple[Neighbour, ...], Meta(description="a list of { address, mac } tables")] = ()
     learning: bool = True
     ageing: Annotated[int, _AGEING] = 300
     """Seconds after which a learned entry that was not heard from is forgotten; 0: never."""
@@ -295,13 +305,15 @@ def from_arguments(options: Mapping[str, Any]) -> Settings:
     """The settings of a VTEP with one segment, from the options of ``vxcore up``.
 
     `options` maps the names of settings, without their table, to values as JSON would have them;
-    `fdb` is a list of ``MAC=REMOTE`` and `port` is ``KIND=DEV``. What is None or no setting is passed
-    over, so that the variables of an argparse.Namespace will do. Raises ConfigError with
-    ``--OPTION VALUE: what is wrong; what is allowed``.
+    `fdb` is a list of ``MAC=REMOTE``, `neighbours` of ``IP=MAC``, and `port` is ``KIND=DEV``. What is None
+    or no setting is passed over, so that the variables of an argparse.Namespace will do. Raises ConfigError
+    with ``--OPTION VALUE: what is wrong; what is allowed``.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if "fdb" in given:
         given["fdb"] = [_split_entry(entry) for entry in given["fdb"]]
+    if "neighbours" in given:
+        given["neighbours"] = [_split_neighbour(entry) for entry in given["neighbours"]]
     if "port" in given:
         given["port"] = _split_port(given["port"])
     tables: dict[str, type[Struct]] = {"underlay": Underlay, "lanes": Lanes}
@@ -417,6 +429,10 @@ def _segment_repeats(path: Path, segment: Segment) -> Iterator[Problem]:
         yield Problem((*path, "remotes", index), "{} is there twice", "each remote once")
     for index, _ in _repeats(entry.mac for entry in segment.fdb):
         yield Problem((*path, "fdb", index, "mac"), "{} is there twice", "one remote for each MAC address")
+    for index, _ in _repeats(entry.address for entry in segment.neighbours):
+        yield Problem(
+            (*path, "neighbours", index, "address"), "{} is there twice", "one MAC for each address"
+        )
 
 
 def _port_contradictions(path: Path, segment: Segment, underlay: Underlay) -> Iterator[Problem]:
@@ -556,7 +572,13 @@ def explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str
 
 # The command line
 
-_OPTION_NAMES = {"remotes": "--remote", "learning": "--nolearning", "count": "--lanes", "kind": "--underlay"}
+_OPTION_NAMES = {
+    "remotes": "--remote",
+    "neighbours": "--neighbour",
+    "learning": "--nolearning",
+    "count": "--lanes",
+    "kind": "--underlay",
+}
 
 
 def _switched_off(names: list[str]) -> dict[str, bool]:
@@ -574,6 +596,13 @@ def _split_entry(entry: str) -> dict[str, str]:
     return {"mac": mac, "remote": remote}
 
 
+def _split_neighbour(entry: str) -> dict[str, str]:
+    address, equals, mac = entry.partition("=")
+    if not equals:
+        raise ConfigError(f"--neighbour {entry}: IP=MAC such as 10.42.0.7=02:00:00:00:00:07")
+    return {"address": address, "mac": mac}
+
+
 def _split_port(port: str) -> dict[str, str]:
     kind, equals, dev = port.partition("=")
     if not equals:
@@ -586,7 +615,7 @@ def _explain_option(problem: Problem, data: dict[str, Any]) -> str:
     option = _OPTION_NAMES.get(setting, "--" + setting.replace("_", "-"))
     if "{}" not in problem.wrong:
         return f"{option}: {problem.wrong}; {problem.allowed}"
-    # What was one argument stays whole: a static FDB entry, a port.
+    # What was one argument stays whole: a static FDB entry, a neighbour, a port.
     _, value = found(data, problem.path[: 3 if setting == "port" else 4])
     given = f"{option} {_as_typed(value)}"
     if problem.wrong == NOT_ALLOWED:

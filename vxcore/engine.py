@@ -27,6 +27,7 @@ from vxcore.events import Events
 from vxcore.fdb import Fdb
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.journal import Journal
+from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
 from vxcore.packet import PacketUnderlay
 from vxcore.packet_overlay import PacketOverlay
@@ -144,6 +145,7 @@ class Engine:
         )
         self.segments = Segments(self.journal, self.remotes)
         self.fdb = Fdb(self.journal, self.remotes, self.segments)
+        self.neighbours = Neighbours(self.journal)
         self.events = Events(n_lanes, self.journal, self.remotes, self.segments)
         undo.callback(self.events.close)
 
@@ -222,6 +224,7 @@ class Engine:
         """Put a segment into the tables, with its overlay port's place; its number."""
         number = self.segments.add(segment.vni, place, segment.remotes, _policy(segment))
         self._set_entries(segment, (), segment.fdb)
+        self._set_neighbours(segment, (), segment.neighbours)
         self._before[segment.vni] = _sum(lane.segment_counters(number) for lane in self._lanes)
         self._segments[segment.vni], self._places[segment.vni] = segment, place
         self.journal.on_failure(lambda: self._forget(segment.vni))
@@ -239,6 +242,17 @@ class Engine:
         if fresh:
             macs = [int(entry.mac.replace(":", ""), 16) for entry in fresh]
             self.fdb.replace(segment.vni, macs, [self.remotes.require(entry.remote) for entry in fresh])
+
+    def _set_neighbours(self, segment: Segment, before: Sequence[Any], after: Sequence[Any]) -> None:
+        """The neighbours that a segment's settings name, in the place of those before."""
+        gone = {entry.address for entry in before} - {entry.address for entry in after}
+        if gone:
+            self.neighbours.remove(segment.vni, sorted(gone, key=str), missing_ok=True)
+        fresh = [entry for entry in after if entry not in before]
+        if fresh:
+            macs = [int(entry.mac.replace(":", ""), 16) for entry in fresh]
+            addresses = [entry.address for entry in fresh]
+            self.neighbours.set(segment.vni, addresses, macs, [entry.router for entry in fresh])
 
     def _set_remotes(self, before: Sequence[Remote], after: Sequence[Remote]) -> None:
         """What is said of remotes, in the place of what was said before."""
@@ -385,7 +399,7 @@ class Engine:
 
         def __getattr__(self, name: str) -> Any:
             """What there is only while it runs."""
-            if name in ("tables", "journal", "remotes", "segments", "fdb", "events"):
+            if name in ("tables", "journal", "remotes", "segments", "fdb", "neighbours", "events"):
                 raise RuntimeError(_NOT_RUNNING)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -460,6 +474,7 @@ class Engine:
             raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
         self.segments.change(vni, remotes=segment.remotes, policy=_policy(segment))
         self._set_entries(segment, before.fdb, segment.fdb)
+        self._set_neighbours(segment, before.neighbours, segment.neighbours)
         if isinstance(overlay, Tap):
             self._fit_mtu(overlay, segment.mtu or self._mtu(segment))
         self._segments[vni] = segment

@@ -239,3 +239,8 @@ class Verdict(IntEnum):
         "more broadcast, multicast or unknown unicast frames than the segment may flood",
         "look for a loop or a host that scans; otherwise raise the segment's rate",
     )
+    ANSWERED = (
+        40,
+        "a request for a neighbour's link address, answered here from what is known",
+        "nothing: that is what the neighbours of a segment are for",
+    )

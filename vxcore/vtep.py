@@ -19,6 +19,7 @@ from vxcore.config import Segment, Settings
 from vxcore.engine import Engine
 from vxcore.errors import ConfigError
 from vxcore.events import Event, Subscription
+from vxcore.neighbours import Addresses
 from vxcore.remotes import IPAddress
 
 AnyAddress = IPAddress | str
@@ -175,6 +176,22 @@ class Vtep(Engine):
         """Remove FDB entries of any kind; return how many there were."""
         return self.fdb.delete(vni, _mac(mac), missing_ok=missing_ok)
 
+    # Neighbours
+
+    def set_neighbour(
+        self, vni: ArrayLike, address: Addresses, mac: ArrayLike | str, *, router: ArrayLike = False
+    ) -> None:
+        """Let requests for the link address of an IP address be answered here with `mac`.
+
+        Arguments are as of ``neighbours.Neighbours.set``, and `mac` may be text; in the place of what is
+        there.
+        """
+        self.neighbours.set(vni, address, _mac(mac), router)
+
+    def remove_neighbour(self, vni: ArrayLike, address: Addresses, *, missing_ok: bool = False) -> None:
+        """Let requests for these addresses go to all again."""
+        self.neighbours.remove(vni, address, missing_ok=missing_ok)
+
     def flush(
         self,
         *,
@@ -213,16 +230,18 @@ class Vtep(Engine):
     # Observing
 
     def snapshot(self, table: str) -> NDArray[Any]:
-        """A table as it is now, as a structured array: "segments", "remotes" or "fdb".
+        """A table as it is now, as a structured array: "segments", "remotes", "fdb", "neighbours".
 
         segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source.
         remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned. fdb: vni, kind (numbers as
         in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
+        neighbours: vni, address (uint8 (16,)), mac, router.
         """
         tables = {
             "segments": self.segments.snapshot,
             "remotes": self.remotes.snapshot,
             "fdb": self.fdb.snapshot,
+            "neighbours": self.neighbours.snapshot,
         }
         if table not in tables:
             raise ConfigError(f"snapshot of {table!r}: known are {', '.join(tables)}")

@@ -712,8 +712,10 @@ static inline int vx_open_fdb(struct vx_fdb *fdb, uint64_t max_entries)
 static inline int vx_open(struct vx_tables *t, uint64_t max_segments, uint64_t max_entries)
 {
     static const uint32_t shifts[] = {VX_VNI_SHIFT, VX_SEGMENT_SHIFT, VX_REMOTE_SHIFT,
-                                      VX_VNI_SHIFT, VX_PEER_SHIFT,    VX_VNI_SHIFT,     VX_POLICY_SHIFT};
-    const uint64_t n_items[] = {VX_N_VNIS, max_segments, VX_MAX_REMOTES, 16, 16, VX_MAX_PORTS, max_segments};
+                                      VX_VNI_SHIFT, VX_PEER_SHIFT,    VX_VNI_SHIFT,     VX_POLICY_SHIFT,
+                                      VX_NEIGHBOUR_SHIFT, VX_VNI_SHIFT};
+    const uint64_t n_items[] = {VX_N_VNIS, max_segments, VX_MAX_REMOTES, 16, 16, VX_MAX_PORTS, max_segments,
+                                VX_MAX_NEIGHBOURS, 16};
     int done = vx_open_fdb(&t->fdb, max_entries) && (t->zeros = calloc(1, VX_PAGE_LEN)) != NULL;
     for (int i = 0; done && i < VX_N_ARRAYS; i++)
         done = vx_array_open(&t->arrays[i], n_items[i], shifts[i], t->zeros);
@@ -721,7 +723,7 @@ static inline int vx_open(struct vx_tables *t, uint64_t max_segments, uint64_t m
         t->seats[i].tables = t;
         t->seats[i].epoch = VX_AWAY;
     }
-    t->addresses_mask = t->peers_mask = 15;
+    t->addresses_mask = t->peers_mask = t->asked_mask = 15;
     t->generation = t->renewed = 1;
     t->epoch = 1;
     t->view = done ? vx_prepare(t) : NULL;

@@ -24,12 +24,14 @@ enum {
     VX_TARGET_PORT = 1 << 20, /* a target is a remote's number, or an overlay port's with this bit */
     VX_MAX_REMOTES = 1 << 20,
     VX_MAX_PORTS = 1 << 16,
+    VX_MAX_NEIGHBOURS = 1 << 22,
     VX_N_VNIS = 1 << 24,
     VX_MAX_SEATS = 128,
     VX_INLINE_FLOOD = 2,
     VX_SEGMENT_PRESENT = 1,
     VX_SEGMENT_LEARNS = 2,
     VX_SEGMENT_ANY_SOURCE = 4,
+    VX_SEGMENT_ANSWERS = 16,   /* requests for the link addresses of neighbours that are known */
     VX_SEGMENT_HAS_POLICY = 8, /* its policy says what it floods, and whom else it takes packets from */
     VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
     VX_LISTED = 1 << 30,
@@ -38,7 +40,8 @@ enum {
     VX_SEGMENT_SHIFT = 5,
     VX_REMOTE_SHIFT = 6,
     VX_PEER_SHIFT = 3,
-    VX_POLICY_SHIFT = 6
+    VX_POLICY_SHIFT = 6,
+    VX_NEIGHBOUR_SHIFT = 5
 };
 
 /* A remote that is absent has family 0. */
@@ -86,6 +89,18 @@ struct vx_policy {
 };
 static_assert(sizeof(struct vx_policy) == 1 << VX_POLICY_SHIFT, "a policy is one cache line");
 
+#define VX_NEIGHBOUR_ROUTER (1ull << 48) /* beside the MAC */
+#define VX_NEIGHBOUR_PRESENT (1ull << 49)
+
+/* Which link address an IP address has in a segment. */
+struct vx_neighbour {
+    uint8_t address[VX_ADDRESS_LEN]; /* as of a remote */
+    uint64_t mac;                    /* with the two flags; 0: absent */
+    uint32_t segment;
+    uint32_t spare;
+};
+static_assert(sizeof(struct vx_neighbour) == 1 << VX_NEIGHBOUR_SHIFT, "two neighbours to a cache line");
+
 struct vx_view {
     uint8_t **vnis;      /* uint32: segment + 1 of each VNI */
     uint8_t **segments;  /* struct vx_segment, by number */
@@ -94,12 +109,17 @@ struct vx_view {
     uint8_t **peers;     /* uint64: (segment << 32 | remote) + 1, open-addressed */
     uint8_t **ports;     /* uint32: `flushed`, by port */
     uint8_t **policies;  /* struct vx_policy, by segment */
-    uint64_t addresses_mask, peers_mask;
+    uint8_t **neighbours; /* struct vx_neighbour, by number */
+    uint8_t **asked;     /* uint32: neighbour + 1, open-addressed by segment and address */
+    uint64_t addresses_mask, peers_mask, asked_mask;
     uint32_t generation; /* grows with each flush; learned entries carry it */
 };
 
 /* The arrays of a view, in its order. */
-enum { VX_VNIS, VX_SEGMENTS, VX_REMOTES, VX_ADDRESSES, VX_PEERS, VX_PORTS, VX_POLICIES, VX_N_ARRAYS };
+enum {
+    VX_VNIS, VX_SEGMENTS, VX_REMOTES, VX_ADDRESSES, VX_PEERS, VX_PORTS, VX_POLICIES,
+    VX_NEIGHBOURS, VX_ASKED, VX_N_ARRAYS
+};
 
 /* What one lane did to the forwarding table; the writer has a set of its own. */
 struct vx_fdb_counters {
@@ -148,7 +168,7 @@ struct vx_tables {
     _Alignas(64) uint64_t n_entries;
     uint64_t sweep_at;
     _Alignas(64) struct vx_array arrays[VX_N_ARRAYS]; /* from here on the writer's alone */
-    uint64_t addresses_mask, peers_mask;
+    uint64_t addresses_mask, peers_mask, asked_mask;
     uint32_t generation, renewed;
     struct vx_bin bin, fresh, stale;
     uint8_t *zeros;
@@ -217,6 +237,30 @@ static inline int32_t vx_find_remote(const struct vx_seat *seat, const uint8_t *
             return VX_NONE;
         if (!memcmp(vx_remote_at(seat, found - 1)->address, address, VX_ADDRESS_LEN))
             return (int32_t)found - 1;
+    }
+}
+
+static inline uint64_t vx_hash_neighbour(uint32_t segment, const uint8_t *address)
+{
+    return vx_mix(vx_hash_address(address) ^ VX_K2, segment ^ VX_K3);
+}
+
+static inline int vx_is_neighbour(const struct vx_neighbour *n, uint32_t segment, const uint8_t *address)
+{
+    return n->segment == segment && !memcmp(n->address, address, VX_ADDRESS_LEN);
+}
+
+/* The MAC of an address in a segment, with its flags, or 0. */
+static inline uint64_t vx_find_neighbour(const struct vx_seat *seat, uint32_t segment, const uint8_t *address)
+{
+    const struct vx_view *view = seat->view;
+    for (uint64_t at = vx_hash_neighbour(segment, address);; at++) {
+        uint32_t found = *(uint32_t *)vx_item(view->asked, at & view->asked_mask, VX_VNI_SHIFT);
+        if (!found)
+            return 0;
+        const struct vx_neighbour *n = vx_item(view->neighbours, found - 1, VX_NEIGHBOUR_SHIFT);
+        if (vx_is_neighbour(n, segment, address))
+            return n->mac;
     }
 }
 
@@ -334,6 +378,7 @@ static inline void vx_abort(struct vx_tables *t)
     if (t->view) {
         t->addresses_mask = t->view->addresses_mask;
         t->peers_mask = t->view->peers_mask;
+        t->asked_mask = t->view->asked_mask;
         t->generation = t->view->generation;
     }
 }
@@ -363,8 +408,9 @@ static inline struct vx_view *vx_prepare(struct vx_tables *t)
             vx_newest(&t->arrays[VX_VNIS]), vx_newest(&t->arrays[VX_SEGMENTS]),
             vx_newest(&t->arrays[VX_REMOTES]), vx_newest(&t->arrays[VX_ADDRESSES]),
             vx_newest(&t->arrays[VX_PEERS]), vx_newest(&t->arrays[VX_PORTS]),
-            vx_newest(&t->arrays[VX_POLICIES]),
-            t->addresses_mask, t->peers_mask, t->generation,
+            vx_newest(&t->arrays[VX_POLICIES]), vx_newest(&t->arrays[VX_NEIGHBOURS]),
+            vx_newest(&t->arrays[VX_ASKED]),
+            t->addresses_mask, t->peers_mask, t->asked_mask, t->generation,
         };
     return view;
 }
@@ -433,7 +479,7 @@ static inline int vx_set_prefixes(struct vx_tables *t, struct vx_policy *policy,
     return 1;
 }
 
-/* -- the writer's two hash sets ------------------------------------------------------------------- */
+/* -- the writer's hash sets ----------------------------------------------------------------------- */
 
 /* Where the probes for `key` end: at it, or at the free place after the last. */
 static inline uint64_t vx_peer_place(const struct vx_tables *t, uint64_t key)
@@ -455,6 +501,16 @@ static inline uint64_t vx_address_place(const struct vx_tables *t, const uint8_t
             return at;
         const struct vx_remote *remote = vx_array_get(&t->arrays[VX_REMOTES], found - 1);
         if (!memcmp(remote->address, address, VX_ADDRESS_LEN))
+            return at;
+    }
+}
+
+static inline uint64_t vx_neighbour_place(const struct vx_tables *t, uint32_t segment, const uint8_t *address)
+{
+    uint64_t at = vx_hash_neighbour(segment, address) & t->asked_mask;
+    for (;; at = (at + 1) & t->asked_mask) {
+        uint32_t found = *(const uint32_t *)vx_array_get(&t->arrays[VX_ASKED], at);
+        if (!found || vx_is_neighbour(vx_array_get(&t->arrays[VX_NEIGHBOURS], found - 1), segment, address))
             return at;
     }
 }

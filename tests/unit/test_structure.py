@@ -26,7 +26,7 @@ FLOORS = [
     "journal",
     "remotes",
     "segments",
-    "fdb",
+    "fdb neighbours",
     "events",
     "ports capture scapy",
     "packet nexthops gsotap",
@@ -50,7 +50,7 @@ FAST_FLOORS = [
     "table",
     "port",
     "hops packet_ring",
-    "udp tap packet gso gro icmp",
+    "udp tap packet gso gro icmp suppress",
     "gsotap packet_overlay",
     "lane",
 ]
@@ -58,7 +58,7 @@ FAST_FLOORS = [
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
-KNOW_FAST |= {"journal", "segments", "fdb", "events"}
+KNOW_FAST |= {"journal", "segments", "fdb", "neighbours", "events"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

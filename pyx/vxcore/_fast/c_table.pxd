@@ -12,11 +12,13 @@ cdef extern from "vx_fdb.h" nogil:
         VX_TARGET_PORT
         VX_MAX_REMOTES
         VX_MAX_PORTS
+        VX_MAX_NEIGHBOURS
         VX_N_VNIS
         VX_MAX_SEATS
         VX_SEGMENT_PRESENT
         VX_SEGMENT_LEARNS
         VX_SEGMENT_ANY_SOURCE
+        VX_SEGMENT_ANSWERS
         VX_SEGMENT_HAS_POLICY
         VX_REMOTE_LISTED
         VX_LISTED
@@ -36,6 +38,8 @@ cdef extern from "vx_fdb.h" nogil:
         VX_PEERS
         VX_PORTS
         VX_POLICIES
+        VX_NEIGHBOURS
+        VX_ASKED
         VX_N_ARRAYS
         VX_PAGE_LEN
         VX_WAYS
@@ -53,6 +57,8 @@ cdef extern from "vx_fdb.h" nogil:
         VX_SET_CHANGED
         VX_SET_KEPT
     const uint64_t VX_AWAY
+    const uint64_t VX_NEIGHBOUR_ROUTER
+    const uint64_t VX_NEIGHBOUR_PRESENT
 
     cdef struct vx_remote:
         uint8_t address[16]
@@ -69,6 +75,10 @@ cdef extern from "vx_fdb.h" nogil:
         uint32_t burst[3]
         vx_prefix *prefixes
         uint32_t n_prefixes
+    cdef struct vx_neighbour:
+        uint8_t address[16]
+        uint64_t mac
+        uint32_t segment
     cdef struct vx_segment:
         uint32_t vni
         uint32_t port
@@ -110,8 +120,8 @@ cdef extern from "vx_fdb.h" nogil:
         const vx_view *view
         uint64_t n_entries
         vx_fdb fdb
-        vx_array arrays[7]
-        uint64_t addresses_mask, peers_mask
+        vx_array arrays[9]
+        uint64_t addresses_mask, peers_mask, asked_mask
         uint32_t generation, renewed
         vx_bin bin
         uint8_t *zeros
@@ -132,6 +142,7 @@ cdef extern from "vx_fdb.h" nogil:
     bint vx_is_paired(const vx_view *view, uint32_t segment, uint32_t remote)
     bint vx_may_speak(const vx_seat *seat, uint32_t segment, uint32_t remote)
     bint vx_is_welcome(const vx_seat *seat, uint32_t segment, const uint8_t *address)
+    uint64_t vx_find_neighbour(const vx_seat *seat, uint32_t segment, const uint8_t *address)
     const vx_policy *vx_policy_of(const vx_seat *seat, uint32_t segment)
     int32_t vx_fdb_find(const vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t now_s)
     void vx_fdb_find_batch(const vx_seat *seat, const vx_segment *s, const uint64_t *macs, uint32_t n,
@@ -161,6 +172,8 @@ cdef extern from "vx_fdb.h" nogil:
     uint64_t vx_hash_peer(uint64_t key)
     uint64_t vx_hash_address(const uint8_t *address)
     uint64_t vx_peer_place(const vx_tables *t, uint64_t key)
+    uint64_t vx_hash_neighbour(uint32_t segment, const uint8_t *address)
+    uint64_t vx_neighbour_place(const vx_tables *t, uint32_t segment, const uint8_t *address)
     uint64_t vx_address_place(const vx_tables *t, const uint8_t *address)
     vx_where vx_fdb_where "vx_where" (const vx_fdb *fdb, uint32_t vni, uint64_t mac)
     vx_entry *vx_seek(const vx_fdb *fdb, const vx_where *w, uint64_t *value)

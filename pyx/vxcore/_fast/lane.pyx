@@ -27,6 +27,7 @@ from vxcore._fast.gro cimport Joins, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
+from vxcore._fast.suppress cimport MAX_REPLY_LEN, Question, read_question, write_reply
 from vxcore._fast.table cimport NONE, Reader, Seat, Segment, Tables
 from vxcore._fast.verdict cimport *
 
@@ -534,7 +535,8 @@ cdef class Lane:
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        if remote == NONE and not self._may_flood(segment, number, frame):
+        if remote == NONE and (segment.flags & VX_SEGMENT_ANSWERS and self._answer(segment, number, frame)
+                               or not self._may_flood(segment, number, frame)):
             return
         heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
         heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
@@ -544,6 +546,28 @@ cdef class Lane:
             self._send_cut(frame, &flow, segment, remote, &heading)
         else:
             self._send_whole(frame, segment, remote, &heading)
+
+    cdef bint _answer(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
+        """Whether a frame asks for the link address of a known neighbour, and so is answered here."""
+        cdef uint8_t reply[MAX_REPLY_LEN]
+        cdef iovec parts[2]
+        cdef vx_vnet vnet
+        cdef Question question
+        cdef Overlay *port
+        cdef uint64_t mac
+        if not read_question(frame.data, frame.length, &question):
+            return False
+        mac = vx_find_neighbour(self.seat, number, question.target)
+        if mac == 0 or mac & BROADCAST_MAC == question.asker:  # who asks for itself tells all others
+            return False
+        parts[1] = iovec(&reply[0], write_reply(reply, frame.data, &question, mac & BROADCAST_MAC,
+                                                mac & VX_NEIGHBOUR_ROUTER != 0))
+        memset(&vnet, 0, sizeof(vx_vnet))
+        port = self._overlay_at(segment.port)
+        port.send(port.state, parts, 2, &vnet, 1)
+        port.flush(port.state)
+        count(&self.tally, ANSWERED, 1)
+        return True
 
     cdef bint _may_flood(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame to more than one, or to nobody that is known, goes to the flood set."""

@@ -11,7 +11,6 @@ from libc.string cimport memcmp, memcpy, memset
 from vxcore._fast.c_bytes cimport (
     vx_be32,
     vx_load16,
-    vx_load32,
     vx_load32_raw,
     vx_load48,
     vx_store16,

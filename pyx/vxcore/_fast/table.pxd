@@ -2,7 +2,7 @@
 # and calls the functions of c_table on its seat.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from vxcore._fast.c_table cimport vx_policy, vx_remote, vx_seat, vx_segment, vx_tables
+from vxcore._fast.c_table cimport vx_neighbour, vx_policy, vx_remote, vx_seat, vx_segment, vx_tables
 from vxcore._fast.events cimport Ring
 
 cdef enum:
@@ -18,9 +18,10 @@ cdef class Tables:
     cdef vx_tables *t
     cdef readonly uint32_t max_segments, max_remotes
     cdef uint64_t max_flood, n_flood
-    cdef uint32_t n_segments, n_remotes  # one more than the highest number in use
-    cdef uint64_t n_peers, n_addresses
-    cdef object _lock, _free_segments, _free_remotes, _before, _undo, _flushed
+    # One more than the highest number in use.
+    cdef uint32_t n_segments, n_remotes, n_neighbours
+    cdef uint64_t n_peers, n_addresses, n_asked
+    cdef object _lock, _free_segments, _free_remotes, _free_neighbours, _before, _undo, _flushed
     cdef set _cleared
     cdef int _depth
     cdef bint _failed, _purge
@@ -29,6 +30,9 @@ cdef class Tables:
     cdef Segment *_edit_segment(self, uint32_t segment) except NULL
     cdef const Segment *_segment(self, uint32_t segment) noexcept nogil
     cdef const Remote *_remote(self, uint32_t remote) noexcept nogil
+    cdef const vx_neighbour *_neighbour(self, uint32_t number) noexcept nogil
+    cdef int _put_neighbour(self, uint32_t segment, const uint8_t *address, uint64_t mac) except -1
+    cdef int _drop_neighbour(self, uint32_t number) except -1
     cdef uint32_t _n_learned(self, uint32_t vni) noexcept nogil
     cdef Remote *_edit_remote(self, uint32_t remote) except NULL
     cdef void *_edit(self, int which, uint64_t at) except NULL
@@ -40,6 +44,7 @@ cdef class Tables:
     cdef int _add_address(self, uint32_t remote) except -1
     cdef int _remove_address(self, uint32_t remote) except -1
     cdef int _set_prefixes(self, vx_policy *policy, list prefixes) except -1
+    cdef uint64_t *_mask(self, int which) noexcept nogil
     cdef uint64_t _slot(self, int which, uint64_t at) noexcept nogil
     cdef uint64_t _home(self, int which, uint64_t item) noexcept nogil
     cdef int _set_slot(self, int which, uint64_t at, uint64_t item) except -1

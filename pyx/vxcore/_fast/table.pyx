@@ -1,9 +1,9 @@
-"""Tables: segments by VNI, remotes by address, known peers, and the forwarding table (FDB).
+"""Tables: segments by VNI, remotes by address, known peers, neighbours, and the forwarding table (FDB).
 
 Place in the house: above the C headers that hold what lanes execute, below lane. Here is the writer:
-Python changes the tables while lanes read them. Lanes see a change of segments, remotes, flood sets and
-peers whole, from their next batch on; entries of the FDB, which lanes write too, one by one. Neither
-side waits for the other.
+Python changes the tables while lanes read them. Lanes see a change of segments, remotes, flood sets,
+peers and neighbours whole, from their next batch on; entries of the FDB, which lanes write too, one by
+one. Neither side waits for the other.
 
 The code that lanes and writer share is C (include/vx_pages.h, vx_table.h, vx_fdb.h), because a plain
 program can then hold it to ThreadSanitizer; what only Python calls is here.
@@ -12,6 +12,7 @@ program can then hold it to ThreadSanitizer; what only Python calls is here.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+import ipaddress
 import os
 import threading
 from array import array
@@ -31,6 +32,7 @@ cdef enum:
     MAX_PREFIXES = 64        # of one segment: looked through for packets that no remote has sent
     KEPT = 1                 # in a log of old values: this row was not applied
 
+cdef uint64_t MAC_BITS = 0xFFFFFFFFFFFF
 PORT = VX_TARGET_PORT
 _SETTABLE = {"static": VX_STATIC, "control": VX_CONTROL, "sticky": VX_STICKY}
 KINDS = {"learned": VX_LEARNED, "frozen": VX_FROZEN, **_SETTABLE}
@@ -42,6 +44,7 @@ SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_fl
                         ("any_source", "?")])
 REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28),
                        ("listed", "?")])
+NEIGHBOUR_ROW = np.dtype([("vni", "u4"), ("address", "u1", 16), ("mac", "u8"), ("router", "?")])
 FLOODED = ("broadcast", "multicast", "unknown_unicast")
 
 _COUNTERS = ("learned", "moves", "frozen", "held", "refused", "overflow", "aged", "flushed")
@@ -88,6 +91,11 @@ def first(flags) -> int:
 
 def mac_text(mac: int) -> str:
     return int(mac).to_bytes(8, "big").hex(":").removeprefix("00:00:")
+
+
+def address_text(address: bytes) -> str:
+    mapped = ipaddress.IPv6Address(address)
+    return str(mapped.ipv4_mapped or mapped)
 
 
 def target_text(target: int) -> str:
@@ -166,6 +174,7 @@ cdef class Tables:
         self.max_segments, self.max_remotes, self.max_flood = max_segments, max_remotes, max_flood
         self._lock = threading.RLock()
         self._free_segments, self._free_remotes = array("I"), array("I")
+        self._free_neighbours = array("I")
 
     def __dealloc__(self):
         if self.t != NULL:
@@ -202,7 +211,8 @@ cdef class Tables:
             self._depth -= 1
             self._lock.release()
             raise
-        self._before = (self.n_segments, self.n_remotes, self.n_peers, self.n_addresses, self.n_flood)
+        self._before = (self.n_segments, self.n_remotes, self.n_neighbours, self.n_peers, self.n_addresses,
+                        self.n_asked, self.n_flood)
         self._undo, self._flushed, self._cleared = [], [], set()
         self._failed = self._purge = False
         vx_enter(&self.t.seats[0])
@@ -229,9 +239,12 @@ cdef class Tables:
         for rows in reversed(self._undo):
             self._restore(*rows)
         vx_abort(self.t)
-        self.n_segments, self.n_remotes, self.n_peers, self.n_addresses, self.n_flood = self._before
+        (self.n_segments, self.n_remotes, self.n_neighbours, self.n_peers, self.n_addresses, self.n_asked,
+         self.n_flood) = self._before
         self._free_segments = self._unused(self.n_segments, False)
         self._free_remotes = self._unused(self.n_remotes, True)
+        free = [i for i in range(self.n_neighbours) if not self._neighbour(i).mac]
+        self._free_neighbours = array("I", free)
 
     def _unused(self, n: int, remotes: bool):
         """Numbers below `n` that no segment or remote has."""
@@ -344,7 +357,7 @@ cdef class Tables:
         (<uint32_t *>self._edit(which, at))[0] = word
         return 0
 
-    # -- the two hash sets: (segment, remote) pairs, and remotes by address --------------------
+    # -- the hash sets: (segment, remote) pairs, remotes by address, neighbours by segment and address
 
     cdef int _add_peer(self, uint64_t key) except -1:
         cdef uint64_t at
@@ -375,6 +388,11 @@ cdef class Tables:
         self.n_addresses -= 1
         return 0
 
+    cdef uint64_t *_mask(self, int which) noexcept nogil:
+        if which == VX_PEERS:
+            return &self.t.peers_mask
+        return &self.t.asked_mask if which == VX_ASKED else &self.t.addresses_mask
+
     cdef uint64_t _slot(self, int which, uint64_t at) noexcept nogil:
         cdef const void *item = vx_array_get(&self.t.arrays[which], at)
         return (<const uint64_t *>item)[0] if which == VX_PEERS else (<const uint32_t *>item)[0]
@@ -382,6 +400,9 @@ cdef class Tables:
     cdef uint64_t _home(self, int which, uint64_t item) noexcept nogil:
         if which == VX_PEERS:
             return vx_hash_peer(item)
+        if which == VX_ASKED:
+            return vx_hash_neighbour(self._neighbour(<uint32_t>item - 1).segment,
+                                     self._neighbour(<uint32_t>item - 1).address)
         return vx_hash_address(self._remote(<uint32_t>item - 1).address)
 
     cdef int _set_slot(self, int which, uint64_t at, uint64_t item) except -1:
@@ -392,7 +413,7 @@ cdef class Tables:
 
     cdef int _close_gap(self, int which, uint64_t gap) except -1:
         """Free a place, and move up what was pushed past it, so that no search ends too early."""
-        cdef uint64_t mask = self.t.peers_mask if which == VX_PEERS else self.t.addresses_mask
+        cdef uint64_t mask = self._mask(which)[0]
         cdef uint64_t at = gap, item
         while True:
             at = (at + 1) & mask
@@ -405,16 +426,13 @@ cdef class Tables:
 
     cdef int _regrow(self, int which) except -1:
         """Twice the room."""
-        cdef uint64_t mask = self.t.peers_mask if which == VX_PEERS else self.t.addresses_mask
+        cdef uint64_t mask = self._mask(which)[0]
         cdef uint64_t at, item
         items = [self._slot(which, at) for at in range(mask + 1)]
         if not vx_array_renew(&self.t.arrays[which], 2 * (mask + 1)):
             raise MemoryError("no memory for the changed tables; nothing was applied")
         mask = 2 * mask + 1
-        if which == VX_PEERS:
-            self.t.peers_mask = mask
-        else:
-            self.t.addresses_mask = mask
+        self._mask(which)[0] = mask
         for item in filter(None, items):
             at = self._home(which, item) & mask
             while self._slot(which, at):
@@ -685,6 +703,7 @@ cdef class Tables:
             for i in range(numbers.shape[0]):
                 self._require_segment(numbers[i])
             self._drop_peers(0, set(np.asarray(numbers).tolist()) if self.n_peers else set())
+            self._drop_neighbours(set(np.asarray(numbers).tolist()) if self.n_asked else set())
             for i in range(numbers.shape[0]):
                 self._require_segment(numbers[i])  # a number may be there twice
                 self._remove_segment(numbers[i])
@@ -827,6 +846,104 @@ cdef class Tables:
             for pair in self._pairs():
                 if pair[side] & ~VX_LISTED in numbers:
                     self._remove_peer(vx_peer_key(pair[0], pair[1]))
+
+    # -- neighbours ----------------------------------------------------------------------------
+
+    cdef const vx_neighbour *_neighbour(self, uint32_t number) noexcept nogil:
+        return <const vx_neighbour *>vx_array_get(&self.t.arrays[VX_NEIGHBOURS], number)
+
+    def set_neighbours(self, vni, address, mac, router=False) -> None:
+        """Set which link address an IP address has: `vni` one or uint32 (n,), `address` uint8 (n, 16), IPv4
+        mapped, `mac` uint64 (n,) or uint8 (n, 6), `router` one or bool (n,); in the place of what is there.
+
+        All or none: raises ValueError, naming the first that is wrong, or where there is no more room.
+        """
+        cdef const uint8_t[:, ::1] addresses = np.ascontiguousarray(address, np.uint8)
+        cdef const uint64_t[::1] macs = as_macs(mac)
+        cdef const uint32_t[::1] vnis = as_rows(vni, len(macs), np.uint32, "vni")
+        cdef const uint8_t[::1] routers = np.full(len(macs), router, bool).view(np.uint8)
+        cdef int32_t segment
+        cdef Py_ssize_t i
+        if addresses.shape[0] != macs.shape[0] or addresses.shape[1] != ADDRESS_LEN:
+            raise ValueError(f"address: {np.asarray(addresses).shape} bytes, not {(len(macs), ADDRESS_LEN)}")
+        check_macs(np.asarray(vnis), np.asarray(macs))
+        with Change(self):
+            for i in range(macs.shape[0]):
+                segment = self._segment_of(vnis[i])
+                if segment == NONE:
+                    raise ValueError(f"VNI {vnis[i]}: there is no such segment")
+                self._put_neighbour(segment, &addresses[i, 0],
+                                    macs[i] | (VX_NEIGHBOUR_ROUTER if routers[i] else 0))
+
+    cdef int _put_neighbour(self, uint32_t segment, const uint8_t *address, uint64_t mac) except -1:
+        cdef uint64_t at
+        cdef uint32_t number
+        cdef vx_neighbour *row
+        if 2 * (self.n_asked + 1) > self.t.asked_mask:
+            self._regrow(VX_ASKED)
+        at = vx_neighbour_place(self.t, segment, address)
+        number = <uint32_t>self._slot(VX_ASKED, at)
+        if number == 0:
+            number = 1 + (self._free_neighbours.pop() if self._free_neighbours else self.n_neighbours)
+            if number > VX_MAX_NEIGHBOURS:
+                raise ValueError(f"more than {VX_MAX_NEIGHBOURS} neighbours")
+            self.n_neighbours = max(self.n_neighbours, number)
+        row = <vx_neighbour *>self._edit(VX_NEIGHBOURS, number - 1)
+        memcpy(row.address, address, ADDRESS_LEN)
+        row.mac, row.segment = mac | VX_NEIGHBOUR_PRESENT, segment
+        if self._slot(VX_ASKED, at) == 0:
+            self._set_word(VX_ASKED, at, number)
+            self.n_asked += 1
+        if not self._segment(segment).flags & VX_SEGMENT_ANSWERS:
+            self._edit_segment(segment).flags |= VX_SEGMENT_ANSWERS
+        return 0
+
+    def remove_neighbours(self, vni, address, *, missing_ok: bool = False) -> None:
+        """Remove neighbours by `vni`, one or uint32 (n,), and `address`, uint8 (n, 16). Raises ValueError,
+        naming the first that is not there.
+        """
+        cdef const uint8_t[:, ::1] addresses = np.ascontiguousarray(address, np.uint8)
+        cdef const uint32_t[::1] vnis = as_rows(vni, addresses.shape[0], np.uint32, "vni")
+        cdef int32_t segment
+        cdef uint64_t number
+        cdef Py_ssize_t i
+        with Change(self):
+            for i in range(addresses.shape[0]):
+                segment = self._segment_of(vnis[i])
+                number = 0
+                if segment != NONE:
+                    number = self._slot(VX_ASKED, vx_neighbour_place(self.t, segment, &addresses[i, 0]))
+                if number:
+                    self._drop_neighbour(<uint32_t>number - 1)
+                elif not missing_ok:
+                    raise ValueError(f"VNI {vnis[i]}, {address_text(bytes(addresses[i]))}: no such neighbour")
+
+    cdef int _drop_neighbour(self, uint32_t number) except -1:
+        cdef const vx_neighbour *row = self._neighbour(number)
+        self._close_gap(VX_ASKED, vx_neighbour_place(self.t, row.segment, row.address))
+        self.n_asked -= 1
+        memset(self._edit(VX_NEIGHBOURS, number), 0, sizeof(vx_neighbour))
+        self._free_neighbours.append(number)
+        return 0
+
+    def _drop_neighbours(self, segments: set[int]) -> None:
+        cdef uint32_t i
+        for i in range(self.n_neighbours if segments else 0):
+            if self._neighbour(i).mac and self._neighbour(i).segment in segments:
+                self._drop_neighbour(i)
+
+    def neighbours(self):
+        """The neighbours as a structured array, `NEIGHBOUR_ROW`, by number."""
+        cdef uint32_t i
+        cdef const vx_neighbour *row
+        rows = []
+        with Change(self):
+            for i in range(self.n_neighbours):
+                row = self._neighbour(i)
+                if row.mac:
+                    rows.append((self._segment(row.segment).vni, list(row.address[:ADDRESS_LEN]),
+                                 row.mac & MAC_BITS, row.mac & VX_NEIGHBOUR_ROUTER != 0))
+        return np.array(rows, NEIGHBOUR_ROW)
 
     # -- the forwarding table ------------------------------------------------------------------
 
@@ -1166,6 +1283,14 @@ cdef class Reader:
         if len(address) != ADDRESS_LEN:
             raise ValueError(f"{len(address)} address bytes")
         return vx_find_remote(self.seat, raw)
+
+    def find_neighbour(self, segment: int, address: bytes) -> tuple[int, bool] | None:
+        """The MAC that a 16-byte address has in a segment, and whether it is a router's."""
+        cdef const uint8_t *raw = address
+        cdef uint64_t mac
+        self._entered(segment)
+        mac = vx_find_neighbour(self.seat, segment, raw)
+        return (mac & MAC_BITS, bool(mac & VX_NEIGHBOUR_ROUTER)) if mac else None
 
     def is_peer(self, segment: int, remote: int) -> bool:
         """Whether the segment takes packets from the remote."""
