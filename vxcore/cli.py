@@ -197,7 +197,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
     argument(
         "--port",
         metavar="KIND=DEV",
-        help="instead of --tap: packet=DEV, packet sockets on an interface that exists",
+        help="instead of --tap: packet=DEV or xdp=DEV, packet sockets or AF_XDP on an interface that exists",
     ),
     argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
     argument(
@@ -232,7 +232,10 @@ def _between(low: int, high: int) -> Callable[[str], int]:
     argument("--udp6zerocsumrx", action="store_true", default=None, help="require none over IPv6"),
     argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
     argument(
-        "--underlay", dest="kind", metavar="KIND", help="what the underlay port is: udp, packet, tap (udp)"
+        "--underlay",
+        dest="kind",
+        metavar="KIND",
+        help="what the underlay port is: udp, packet, xdp, tap (udp)",
     ),
     argument("--via", metavar="NAME", help="device of an underlay port of kind tap (vxu0)"),
     argument("--lanes", dest="count", type=_number, metavar="N", help="threads that carry packets (1)"),

@@ -95,8 +95,8 @@ class Neighbour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Port(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the hosts of a segment are: a network device, and how frames come from it and go to it."""
 
-    kind: Literal["tap", "packet"]
-    """A TAP device, made if missing; or packet sockets on an interface that exists."""
+    kind: Literal["tap", "packet", "xdp"]
+    """A TAP device, made if missing; packet sockets, or AF_XDP, on an interface that exists."""
     dev: Annotated[str, _DEVICE_NAME]
 
 
@@ -160,9 +160,9 @@ class Tables(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Underlay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The IP network below: our own addresses and ports, and how outer headers are filled."""
 
-    kind: Literal["udp", "packet", "tap"] = "udp"
-    """UDP sockets; packet sockets, that pass by this host's IP stack and its firewall; or a TAP behind
-    which this host routes `local`.
+    kind: Literal["udp", "packet", "xdp", "tap"] = "udp"
+    """UDP sockets; packet sockets or AF_XDP, that pass by this host's IP stack and its firewall; or a TAP
+    behind which this host routes `local`.
     """
     local: Annotated[tuple[IPAddress, ...], Meta(description=f"{IP_FORM}, or a list with one of each")] = ()
     """At most one address of a family; none: chosen by the route to the first remote."""
@@ -212,6 +212,10 @@ class Offload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Runs of packets sent in one call and cut below us (UDP_SEGMENT, Linux 4.18)."""
     udp_gro: bool = True
     """Packets received joined (UDP_GRO, Linux 5.0)."""
+    xdp_native: bool = True
+    """The XDP program of AF_XDP ports is run by the device's driver, not by the kernel behind it."""
+    xdp_zero_copy: bool = True
+    """The device of an AF_XDP port puts packets into our memory and takes them from there."""
     join: bool = True
     """Frames of one flow join to super-frames before they reach the TAP."""
 

@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec import structs
+
 from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
@@ -21,6 +23,7 @@ from vxcore._fast.packet import PacketPort
 from vxcore._fast.port import OverlayPort
 from vxcore._fast.table import Tables
 from vxcore._fast.udp import UdpPort
+from vxcore._fast.xdp_underlay import XdpUnderlayPort
 from vxcore.config import Flooded, Port, Remote, Segment, Settings
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
@@ -46,15 +49,19 @@ from vxcore.ports import (
 from vxcore.remotes import Remotes
 from vxcore.segments import Policy, Rate, Segments
 from vxcore.verdict import Verdict
+from vxcore.xdp_ports import XdpOverlay, XdpUnderlay
 
 _NOT_RUNNING = "this VTEP does not run; use it inside `with Vtep(settings) as vtep:`"
-AnyPort = UdpPort | PacketPort | GsoTapPort
+GsoPort = UdpPort | PacketPort | GsoTapPort
+AnyPort = GsoPort | XdpUnderlayPort
 
 # The kinds of overlay ports.
-_OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap, "packet": PacketOverlay}
+_OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap, "packet": PacketOverlay, "xdp": XdpOverlay}
+_HANDED_OVER = ("tap", "xdp")  # from one segment to another, for nobody else can open it meanwhile
 
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
+_BY_NEXT_HOP = ("packet", "xdp")
 _SEGMENTS = 4096  # unless the settings say otherwise
 _ENTRIES = 65536
 _MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
@@ -114,7 +121,7 @@ class Engine:
             for place, segment in enumerate(self.settings.segments):
                 self._fill(segment, place)
         known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
-        self._next_hops = self._start_next_hops(known, undo) if underlay.kind == "packet" else None
+        self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
         self._started = True
         for n, lane in enumerate(self._lanes):
@@ -168,13 +175,19 @@ class Engine:
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         underlay = self.settings.underlay
         self._udps: list[UdpUnderlay | PacketUnderlay] = []
-        self._underlay_ports: list[AnyPort] = []
+        self._underlay_ports: list[GsoPort] = []
+        self._xdps: list[XdpUnderlay] = []
         self._tap: UnderlayTap | None = None
         if underlay.kind == "tap":
             peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
             mtu = narrowest_mtu(peers, underlay.dev)
             self._tap = UnderlayTap(underlay, self.locals, n_lanes, mtu)
             undo.callback(self._tap.close)
+            return
+        if underlay.kind == "xdp":
+            xdp = XdpUnderlay(underlay, self.locals, n_lanes, self.settings.offload, self._fail)
+            undo.callback(xdp.close)
+            self._xdps.append(xdp)
             return
         kind = PacketUnderlay if underlay.kind == "packet" else UdpUnderlay
         for local in self.locals:
@@ -268,7 +281,7 @@ class Engine:
     def _make_lane(self, number: int, remotes: list[IPAddress]) -> Lane:
         underlay, offload = self.settings.underlay, self.settings.offload
         ports = self._open_ports(number, remotes)
-        self._underlay_ports += [port for port, _ in ports]
+        self._underlay_ports += [port for port, _ in ports if not isinstance(port, XdpUnderlayPort)]
         return Lane(
             self.tables,
             ports,
@@ -300,10 +313,17 @@ class Engine:
         if self._tap is not None:
             families = tuple(local.version for local in self.locals)
             return [(self._tap.port(number, self._tap.tunnels(remotes)), families)]
+        if self._xdps:
+            assert self._next_hops is not None
+            table, rules = self._next_hops.table, self._rules()
+            return [port for xdp in self._xdps for port in xdp.ports(number, table, rules)]
         return [(self._underlay_port(udp, number), (udp.local.version,)) for udp in self._udps]
 
     def _start_next_hops(self, remotes: list[IPAddress], undo: ExitStack) -> NextHops:
-        hops = NextHops(self.settings.underlay, self.locals, remotes, self.settings.tables.remotes)
+        underlay = self.settings.underlay
+        for xdp in self._xdps:
+            underlay = structs.replace(underlay, dev=xdp.dev)
+        hops = NextHops(underlay, self.locals, remotes, self.settings.tables.remotes)
         undo.callback(hops.close)
         hops.start()
         return hops
@@ -328,12 +348,14 @@ class Engine:
             packet.ring.blocks,
             packet.ring.slot_len,
             self._next_hops.table,
-            Rules(
-                ports=(underlay.dstport,),
-                zero_checksum6="accept" if underlay.udp6zerocsumrx else "drop",
-            ),
+            self._rules(),
             gso=packet.gso,
         )
+
+    def _rules(self) -> Rules:
+        underlay = self.settings.underlay
+        zero_checksum6 = "accept" if underlay.udp6zerocsumrx else "drop"
+        return Rules(ports=(underlay.dstport,), zero_checksum6=zero_checksum6)
 
     def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
         thread = threading.Thread(target=self._run, args=(number, lane), name=f"vxcore-lane-{number}")
@@ -349,6 +371,9 @@ class Engine:
             lane.run()
         except BaseException as error:
             self.failure = error
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
 
     # Changing
 
@@ -406,7 +431,7 @@ class Engine:
     def _overlays_of(
         self, added: Sequence[Segment], removed: Sequence[int], undo: ExitStack
     ) -> list[OverlayDevice]:
-        """The devices of new segments; a TAP that a segment gives up at the same time is handed over."""
+        """The devices of new segments; one that a segment gives up at the same time is handed over."""
         given = {self._segments[vni].overlay: self._overlays[self._places[vni]] for vni in removed}
         kept = {s.overlay.dev: s.vni for s in self._segments.values() if s.vni not in removed}
         overlays = []
@@ -415,7 +440,7 @@ class Engine:
             if port.dev in kept:
                 raise ConfigError(f"VNI {segment.vni}: {port.dev} is the device of VNI {kept[port.dev]}")
             kept[port.dev] = segment.vni
-            overlay = given.get(port) if port.kind == "tap" else None
+            overlay = given.get(port) if port.kind in _HANDED_OVER else None
             if overlay is None:
                 overlay = self._open_overlay(segment)
                 undo.callback(overlay.close)
@@ -505,7 +530,7 @@ class Engine:
     def _counters(self) -> dict[str, Any]:
         segments = [{**_names(s), **self._count(s.vni)} for s in self._segments.values()]
         counts = _sum(lane.drops() for lane in self._lanes)
-        counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in self._udps)
+        counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in [*self._udps, *self._xdps])
         counts[Verdict.OVERLAY_OVERRUN] += sum(each.overruns() for each in self._overlays.values())
         drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
@@ -534,8 +559,9 @@ class Engine:
         for name in _OF_UDP:
             works = all(getattr(udp, name.removeprefix("udp_"), True) for udp in self._udps)
             states[name] = offload_state(getattr(wanted, name), works)
-        for overlay in list(self._overlays.values()):
-            states |= {name: state for name, state in overlay.offloads().items() if state != "on"}
+        parts: list[OverlayDevice | XdpUnderlay] = [*self._overlays.values(), *self._xdps]
+        for part in parts:
+            states |= {name: state for name, state in part.offloads().items() if state != "on"}
         errors = {port.gso_error for port in self._underlay_ports if port.gso_error}
         if errors:
             name = "udp_gso" if self._udps else "tunnel_gso"

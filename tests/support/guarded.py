@@ -17,6 +17,7 @@ from itertools import product
 import numpy as np
 
 from vxcore import Layer, PacketBatch, Rules, Tunnel, VlanMap, decap, encap, flow_hash, wire
+from vxcore._fast.xdp_underlay import opened
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -161,6 +162,18 @@ def all_flows(guarded: Guarded) -> int:
     return n_packets
 
 
+def all_opened(guarded: Guarded) -> int:
+    """What an AF_XDP underlay makes of them, which may finish a checksum where it is."""
+    n_packets, dice, rules = 0, random.Random(2), Rules()
+    for packet in outer_packets():
+        for length in range(1, len(packet) + 1):
+            cut = damaged(packet[:length], dice) if dice.randrange(2) else packet[:length]
+            for at in guarded.places(cut):
+                opened(guarded.view(cut, at), rules)
+                n_packets += 1
+    return n_packets
+
+
 def overread(guarded: Guarded) -> int:
     """Claim one byte more than there is below the upper page: this call does not return."""
     packet = outer_packets()[0]
@@ -169,7 +182,13 @@ def overread(guarded: Guarded) -> int:
     return encap(batch, Tunnel(**ENDS[4], vni=7, udp_checksum=True))
 
 
-CASES = {"decap": all_decap, "encap": all_encap, "flows": all_flows, "overread": overread}
+CASES = {
+    "decap": all_decap,
+    "encap": all_encap,
+    "flows": all_flows,
+    "opened": all_opened,
+    "overread": overread,
+}
 
 if __name__ == "__main__":
     print(CASES[sys.argv[1]](Guarded()))

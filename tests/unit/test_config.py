@@ -132,7 +132,7 @@ def port(text: str) -> tuple[str, str]:
     return 'tap = "vx42"\n', f"port = {text}\n"
 
 
-KINDS = '"packet" or "tap"'
+KINDS = '"packet" or "tap" or "xdp"'
 CHANGED += [
     ('tap = "vx42"\n', "", "4: segment[0].tap: missing; a segment needs it, or a port of another kind"),
     (

@@ -16,7 +16,9 @@ def run(case: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("case", "n_packets"), [("decap", 400_000), ("encap", 50_000), ("flows", 6_000)])
+@pytest.mark.parametrize(
+    ("case", "n_packets"), [("decap", 400_000), ("encap", 50_000), ("flows", 6_000), ("opened", 8_000)]
+)
 def test_nothing_is_read_outside_the_packet(case: str, n_packets: int) -> None:
     done = run(case)
     assert done.returncode == 0, done.stderr

@@ -29,8 +29,9 @@ FLOORS = [
     "fdb neighbours",
     "events",
     "ports capture scapy",
-    "packet nexthops gsotap",
+    "packet nexthops gsotap xdp",
     "packet_overlay",
+    "xdp_ports",
     "engine",
     "vtep",
     "daemon",
@@ -49,16 +50,16 @@ FAST_FLOORS = [
     "codec pcap vlan links tally events",
     "table",
     "port",
-    "hops packet_ring",
+    "hops packet_ring xsk",
     "udp tap packet gso gro icmp suppress",
-    "gsotap packet_overlay",
+    "gsotap packet_overlay xdp_underlay xdp_overlay",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
-KNOW_FAST |= {"journal", "segments", "fdb", "neighbours", "events"}
+KNOW_FAST |= {"xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()
