@@ -185,6 +185,10 @@ class Lan:
         host.ip("address", "add", f"{host.v4}/24", "dev", "eth")
         host.ip("address", "add", f"{host.v6}/64", "dev", "eth", "nodad")
 
+    def on_switch(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command where the bridge is; port p1 leads to host 1."""
+        return run("ip", "netns", "exec", self.switch, *command)
+
     def wire_mode(self) -> None:
         """Make the hosts hand finished MTU-sized packets to the wire, as to a NIC without offloads."""
         features = [

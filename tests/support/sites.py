@@ -41,6 +41,10 @@ PORTS = [
     Ports("packet-udp-2lanes", ("--lanes", "2"), "packet"),
     Ports("packet-udp-without-offload", tuple(WITHOUT), "packet"),
     Ports("packet-packet", ("--underlay", "packet"), "packet"),
+    Ports("tap-xdp", ("--underlay", "xdp")),
+    Ports("xdp-udp", overlay="xdp"),
+    Ports("xdp-xdp", ("--underlay", "xdp"), "xdp"),
+    Ports("xdp-xdp-without-offload", ("--underlay", "xdp", *WITHOUT), "xdp"),
 ]
 PEERS = ["kernel", "vxcore"]
 MODES = ["offload", "wire"]  # whether super-frames cross the wire between the hosts
@@ -199,6 +203,11 @@ def build(pair: Pair) -> Iterator[Sites]:
     with Lan(2) as lan:
         if pair.mode == "wire":
             lan.wire_mode()
+        if (
+            "xdp_native" in pair.ports.options
+        ):  # UDP super-frames then come whole, and nobody knows how to cut
+            for host in lan.hosts:
+                host.run("ethtool", "-K", "eth", "tx-udp-segmentation", "off")
         both = [Site(host, 1500 - (50 if pair.family == 4 else 70)) for host in lan.hosts]
         sites = Sites(pair, lan, both, [])
         try:

@@ -1,10 +1,11 @@
-/* sendmmsg, sendmsg and recvmmsg as a test wants them: preloaded (LD_PRELOAD) they stand in front of libc's.
+/* sendmmsg, sendmsg, sendto and recvmmsg as a test wants them: preloaded (LD_PRELOAD) they stand in front of libc's.
  *
  * Place in the house: under tests/support/scripted.py, which keeps what is sent and says what each call
  * returns; and, told by environment alone, in front of a vxcore process, where what is not refused is
  * passed on: VX_REFUSE_RUNS=ERRNO refuses every message with UDP_SEGMENT, VX_REFUSE_SUPERFRAMES=ERRNO every
  * one that starts with a virtio-net header with a GSO type, VX_AT_MOST=N takes no more messages than that
- * in one call. */
+ * in one call, VX_REFUSE_WAKEUPS=ERRNO refuses the calls that let the kernel send from an AF_XDP ring, all or
+ * VX_WAKEUPS=N of each N + 1. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,7 +21,8 @@ static int steps[MAX_STEPS]; /* of each call: below 0 an errno, else how many me
 static size_t n_steps, at_step;
 static unsigned n_calls;
 static int keeping, refused_runs, refused_superframes;
-static unsigned at_most, mtu;
+static int refused_wakeups;
+static unsigned at_most, mtu, wakeups, n_wakeups;
 static uint8_t kept[ROOM], waiting[ROOM];
 static size_t n_kept, n_waiting, at_waiting;
 
@@ -30,6 +32,9 @@ __attribute__((constructor)) static void read_environment(void)
     const char *whole = getenv("VX_REFUSE_SUPERFRAMES");
     refused_runs = runs ? atoi(runs) : 0;
     refused_superframes = whole ? atoi(whole) : 0;
+    const char *wake = getenv("VX_REFUSE_WAKEUPS"), *many = getenv("VX_WAKEUPS");
+    refused_wakeups = wake ? atoi(wake) : 0;
+    wakeups = many ? (unsigned)atoi(many) : 0;
     at_most = most ? (unsigned)atoi(most) : 0;
 }
 
@@ -184,4 +189,15 @@ int recvmmsg(int fd, struct mmsghdr *msgs, unsigned n, int flags, struct timespe
     while (i < n && at_waiting < __atomic_load_n(&n_waiting, __ATOMIC_ACQUIRE))
         give(&msgs[i++]);
     return i ? (int)i : fail(EAGAIN);
+}
+
+/* An empty message to nobody is AF_XDP's way to say that there are packets in the ring. */
+ssize_t sendto(int fd, const void *data, size_t n, int flags, const struct sockaddr *name, socklen_t length)
+{
+    static ssize_t (*real)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "sendto");
+    if (refused_wakeups && !data && !n && (!wakeups || n_wakeups++ % (wakeups + 1)))
+        return fail(refused_wakeups);
+    return real(fd, data, n, flags, name, length);
 }
