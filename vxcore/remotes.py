@@ -25,6 +25,7 @@ VniRange = tuple[int, int]
 """First and last VNI."""
 
 ROW = np.dtype([("remote", "u4"), ("address", "u1", 16), ("uses", "i8"), ("named", "?"), ("learned", "?")])
+_FEW = 64
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -189,16 +190,23 @@ class Remotes:
     def hold(self, numbers: ArrayLike, sign: int = 1) -> None:
         """Note that flood sets or FDB entries name these remotes, each as often as it is there."""
         given = np.asarray(numbers, np.int64)
-        self.hold_counts(np.bincount(given) if len(given) else given, sign)
+        if len(given) < _FEW:
+            self._hold(*np.unique(given, return_counts=True), sign)
+        else:
+            self.hold_counts(np.bincount(given), sign)
 
     def hold_counts(self, counts: NDArray[np.int64], sign: int = 1) -> None:
         """As ``hold``, with how often each remote, by its number, is named."""
+        which = np.flatnonzero(counts)
+        self._hold(which, counts[which], sign)
+
+    def _hold(self, which: NDArray[np.int64], counts: NDArray[np.int64], sign: int) -> None:
+        """Note that remotes, ascending, are named so often."""
+        if not len(which):
+            return
         with self._journal.change():
-            which = np.flatnonzero(counts)
-            if not len(which):
-                return
             self._grown(int(which[-1]))
-            delta = sign * counts[which].astype(np.int64)
+            delta = sign * counts.astype(np.int64)
             self._uses[which] += delta
             self._journal.on_failure(lambda: self._take_back(which, delta))
             if sign < 0:

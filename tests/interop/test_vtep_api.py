@@ -166,6 +166,20 @@ def test_entries_are_set_while_it_forwards_and_hold_against_learning(lan: Lan) -
     assert vtep("snapshot", "remotes") == []
 
 
+def test_entries_are_rewritten_by_the_hundred_thousand_and_no_packet_is_lost() -> None:
+    with Lan(3) as lan:
+        one, two, three = lan.hosts
+        kernel(two, 42, one)
+        vtep = Controlled(one, segment=[segment(42, two)], tables={"entries": 300_000})
+        address(one, 42)
+        others = one.start("ping", "-q", "-f", "-c", "20000", "10.42.0.2")
+        rate = vtep("rewrite", 42, [two.v4, three.v4], 100_000, 30)
+        out, _ = others.communicate()
+        assert "20000 packets transmitted, 20000 received, 0% packet loss" in out, out
+        print(f"{rate:.0f} entries in a second")
+        assert rate > 100_000
+
+
 def test_what_was_learned_is_flushed_by_segment_and_by_remote(lan: Lan) -> None:
     one, two = lan.hosts
     kernel(two, 42, one)

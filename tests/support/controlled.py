@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from typing import Any
+
+import numpy as np
 
 import vxcore
 from support.hosts import DEADLINE_S, Host, wait_until
@@ -76,6 +79,8 @@ class Program:
     def do(self, name: str, arguments: list[Any], options: dict[str, Any]) -> Any:
         if name == "take":
             return [plain(event._asdict()) for event in self.events.take()]
+        if name == "rewrite":
+            return self.rewrite(*arguments)
         if name == "called":
             return dict(self.called)
         if name == "snapshot":
@@ -84,6 +89,15 @@ class Program:
         if name == "apply":
             arguments = [config.from_mapping(arguments[0])]
         return getattr(self.vtep, name)(*arguments, **options)
+
+    def rewrite(self, vni: int, addresses: list[str], n: int, rounds: int) -> float:
+        """Set and move `n` entries at a time; how many of them in a second of the thread's processor."""
+        macs = (0x060000000000 + np.arange(n)).astype(np.uint64)
+        numbers = [self.vtep.add_remote(address) for address in addresses]
+        start = time.thread_time()
+        for turn in range(rounds):
+            self.vtep.set_fdb(vni, macs, numbers[(turn + 1) % len(numbers)])
+        return n * rounds / (time.thread_time() - start)
 
 
 def plain(value: Any) -> Any:
