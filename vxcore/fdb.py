@@ -8,19 +8,15 @@ as long as there is one, the segment takes packets from it.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vxcore._fast.table import as_macs, as_rows, set_targets
+from vxcore._fast.table import Pairs, as_macs, as_rows, set_targets
 from vxcore.journal import Journal
 from vxcore.remotes import Remotes
 from vxcore.segments import Segments
-
-_REMOTE_BITS = 20  # numbers of remotes are below 2**20 (VX_MAX_REMOTES), VNIs below 2**24
 
 
 def now_s() -> int:
@@ -39,7 +35,7 @@ class Fdb:
     def __init__(self, journal: Journal, remotes: Remotes, segments: Segments) -> None:
         self._journal, self._tables = journal, journal.tables
         self._remotes, self._segments = remotes, segments
-        self._users: dict[int, Counter[int]] = {}
+        self._users = Pairs()
         segments.before_removal(self._forget)
 
     def add(
@@ -97,11 +93,9 @@ class Fdb:
 
     def _forget(self, vnis: NDArray[np.uint32]) -> None:
         """Note that the entries of these VNIs go with their segments."""
-        for vni in vnis.tolist() if self._users else ():
-            users = self._users.pop(vni, None)
-            if users:
-                self._journal.on_failure(partial(self._users.__setitem__, vni, users))
-                self._remotes.hold(list(users.elements()), -1)
+        keys, counts, remotes = self._users.forget(vnis)
+        self._journal.on_failure(lambda: self._users.add(keys, counts))
+        self._remotes.hold(np.repeat(remotes, counts), -1)
 
     def _set(
         self,
@@ -128,28 +122,8 @@ class Fdb:
 
     def _count(self, vnis: NDArray[Any], targets: NDArray[np.int64], sign: int) -> None:
         """Note that entries of these VNIs name these remotes now, or no longer; -1 is none."""
-        named = targets >= 0
-        pairs = vnis[named].astype(np.int64) << _REMOTE_BITS | targets[named]
-        keys, counts = _counted(pairs)
-        for key, n in zip(keys.tolist(), counts.tolist(), strict=True):
-            self._count_pair(key >> _REMOTE_BITS, key & (1 << _REMOTE_BITS) - 1, sign * n)
-        self._remotes.hold(targets[named], sign)
-
-    def _count_pair(self, vni: int, remote: int, n: int) -> None:
-        users = self._users.setdefault(vni, Counter())
-        before = users[remote]
-        users[remote] += n
-        self._journal.on_failure(lambda: users.subtract({remote: n}))
-        pair = [(self._segments.number(vni), remote)]
-        if before == 0:
-            self._tables.add_peers(pair)
-        elif before + n == 0:
-            del users[remote]
-            self._tables.remove_peers(pair)
-
-
-def _counted(pairs: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Which there are, and how often; mostly they are all alike."""
-    if len(pairs) and (pairs == pairs[0]).all():
-        return pairs[:1], np.array([len(pairs)])
-    return np.unique(pairs, return_counts=True)
+        changed = self._users.change(vnis, targets, sign)
+        self._journal.on_failure(lambda: self._users.change(vnis, targets, -sign))
+        if changed.any():
+            self._tables.pair(vnis[changed], targets[changed], sign > 0)
+        self._remotes.hold(targets[targets >= 0], sign)

@@ -30,9 +30,12 @@ cdef enum:
     LANE_BATCH = 256         # addresses that Reader.fdb_find looks up at a time, as a lane does
     SLACK = 4096             # entries that lanes may add while the FDB is read
     MAX_PREFIXES = 64        # of one segment: looked through for packets that no remote has sent
+    REMOTE_BITS = 20         # of a remote's number in a key of Pairs (VX_MAX_REMOTES)
+    PAIRS_AT_ONCE = 4096
     KEPT = 1                 # in a log of old values: this row was not applied
 
 cdef uint64_t MAC_BITS = 0xFFFFFFFFFFFF
+cdef uint64_t NO_PAIR = 0xFFFFFFFFFFFFFFFF
 PORT = VX_TARGET_PORT
 _SETTABLE = {"static": VX_STATIC, "control": VX_CONTROL, "sticky": VX_STICKY}
 KINDS = {"learned": VX_LEARNED, "frozen": VX_FROZEN, **_SETTABLE}
@@ -133,6 +136,76 @@ cdef uint16_t with_flag(uint16_t flags, uint16_t flag, wanted):
     if wanted is None:
         return flags
     return flags | flag if wanted else flags & ~flag
+
+
+cdef class Pairs:
+    """How often VNIs are paired with remotes, by whatever pairs them: a count for each pair that has any."""
+
+    cdef object _keys, _counts
+    cdef uint64_t n_used, mask
+
+    def __cinit__(self):
+        self._make(1024)
+
+    cdef int _make(self, uint64_t n) except -1:
+        self._keys, self._counts = np.zeros(n, np.uint64), np.zeros(n, np.int64)
+        self.mask, self.n_used = n - 1, 0
+        return 0
+
+    def change(self, vni, remote, sign: int):
+        """Count one pair more (1) or less (-1) for each row: VNIs, uint32 (n,), remotes, int64 (n,), of
+        which -1 is none. Return with which rows a pair came to be, or ceased to be: bool (n,).
+        """
+        keys = (vni.astype(np.uint64) << np.uint64(REMOTE_BITS) | remote.astype(np.uint64)) + 1
+        keys[remote < 0] = 0
+        return self.add(keys, np.full(len(keys), sign, np.int64))
+
+    def forget(self, vnis):
+        """Count nothing any more for some VNIs; return what ``add`` takes to bring it back, and the
+        remotes of these pairs.
+        """
+        of_vni = np.isin((self._keys - 1) >> np.uint64(REMOTE_BITS), vnis)
+        rows = np.flatnonzero(of_vni & (self._counts > 0))
+        keys, counts = self._keys[rows], self._counts[rows]
+        self._counts[rows] = 0
+        return keys, counts, (keys - 1 & np.uint64((1 << REMOTE_BITS) - 1)).astype(np.int64)
+
+    def add(self, keys, counts):
+        """Add counts, int64 (n,), to pairs by their keys, uint64 (n,); see `change`."""
+        changed = np.zeros(len(keys), np.uint8)
+        for at in range(0, len(keys), PAIRS_AT_ONCE):
+            some = slice(at, at + PAIRS_AT_ONCE)
+            if 2 * (self.n_used + PAIRS_AT_ONCE) > self.mask:
+                self._renew()
+            self._add(keys[some], counts[some], changed[some])
+        return changed.view(np.bool)
+
+    def _renew(self) -> None:
+        """Room for as many again, without the pairs that ceased to be."""
+        cdef uint64_t n = 1024
+        live = self._counts > 0
+        keys, counts = self._keys[live], self._counts[live]
+        while n < <uint64_t>(4 * (len(keys) + PAIRS_AT_ONCE)):
+            n *= 2
+        self._make(n)
+        self._add(keys, counts, np.zeros(len(keys), np.uint8))
+
+    def _add(self, const uint64_t[::1] keys, const int64_t[::1] counts, uint8_t[::1] changed) -> None:
+        cdef uint64_t[::1] own = self._keys
+        cdef int64_t[::1] sums = self._counts
+        cdef uint64_t at
+        cdef int64_t before
+        cdef Py_ssize_t i
+        for i in range(keys.shape[0]):
+            if keys[i] == 0:
+                continue
+            at = vx_hash_peer(keys[i]) & self.mask
+            while own[at] != 0 and own[at] != keys[i]:
+                at = (at + 1) & self.mask
+            self.n_used += own[at] == 0
+            own[at], before = keys[i], sums[at]
+            sums[at] = before + counts[i]
+            changed[i] = (before == 0) != (sums[at] == 0)
 
 
 class Change:
@@ -427,17 +500,20 @@ cdef class Tables:
     cdef int _regrow(self, int which) except -1:
         """Twice the room."""
         cdef uint64_t mask = self._mask(which)[0]
-        cdef uint64_t at, item
-        items = [self._slot(which, at) for at in range(mask + 1)]
+        cdef uint64_t at, item, i
+        cdef uint64_t[::1] items = np.empty(mask + 1, np.uint64)
+        for i in range(mask + 1):
+            items[i] = self._slot(which, i)
         if not vx_array_renew(&self.t.arrays[which], 2 * (mask + 1)):
             raise MemoryError("no memory for the changed tables; nothing was applied")
         mask = 2 * mask + 1
         self._mask(which)[0] = mask
-        for item in filter(None, items):
-            at = self._home(which, item) & mask
-            while self._slot(which, at):
-                at = (at + 1) & mask
-            self._set_slot(which, at, item)
+        for item in items:
+            if item:
+                at = self._home(which, item) & mask
+                while self._slot(which, at):
+                    at = (at + 1) & mask
+                self._set_slot(which, at, item)
         return 0
 
     # -- remotes -------------------------------------------------------------------------------
@@ -829,6 +905,23 @@ cdef class Tables:
             for segment, remote in pairs:
                 self._remove_peer(vx_peer_key(segment, remote))
 
+    def pair(self, vni, remote, known: bool) -> None:
+        """As `add_peers` (known) or `remove_peers` in bulk: VNIs, uint32 (n,), with remotes, int64 (n,). A
+        VNI without a segment does no harm.
+        """
+        cdef const uint32_t[::1] vnis = vni
+        cdef const int64_t[::1] remotes = remote
+        cdef bint wanted = known
+        cdef int32_t segment
+        cdef Py_ssize_t i
+        with Change(self):
+            for i in range(vnis.shape[0]):
+                segment = self._segment_of(vnis[i])
+                if segment != NONE and wanted:
+                    self._add_peer(vx_peer_key(segment, <uint32_t>remotes[i]))
+                elif segment != NONE:
+                    self._remove_peer(vx_peer_key(segment, <uint32_t>remotes[i]))
+
     def peers(self):
         """The pairs as uint32 (n, 2), ascending."""
         with Change(self):
@@ -842,10 +935,20 @@ cdef class Tables:
 
     def _drop_peers(self, side: int, numbers: set[int]) -> None:
         """Forget the pairs whose segment (side 0) or remote (side 1) is one of these."""
-        if self.n_peers:
-            for pair in self._pairs():
-                if pair[side] & ~VX_LISTED in numbers:
-                    self._remove_peer(vx_peer_key(pair[0], pair[1]))
+        cdef uint64_t at, key
+        cdef uint8_t[::1] gone
+        if self.n_peers == 0 or not numbers:
+            return
+        gone = np.zeros(max(self.n_segments, self.n_remotes, max(numbers) + 1), np.uint8)
+        for number in numbers:
+            gone[<Py_ssize_t>number] = 1
+        found = []
+        for at in range(self.t.peers_mask + 1):
+            key = self._slot(VX_PEERS, at) - 1
+            if key != NO_PAIR and gone[(key & (VX_LISTED - 1)) if side else (key >> 32)]:
+                found.append(key + 1)
+        for at in found:
+            self._remove_peer(at)
 
     # -- neighbours ----------------------------------------------------------------------------
 
