@@ -251,6 +251,51 @@ def up(arguments: argparse.Namespace) -> int:
 
 
 @command(
+    "receive the frames of many VNIs into files or a device, and send nothing",
+    "vxcore collect --local 192.0.2.1 -w /var/captures --rotate 1GiB --keep 10",
+    argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
+    argument("--dstport", type=_number, metavar="PORT", help="UDP destination port (4789)"),
+    argument(
+        "--vni",
+        dest="vnis",
+        action="append",
+        metavar="LIST",
+        help="VNIs and ranges such as 1-100,4096; may be repeated (all)",
+    ),
+    argument(
+        "--source",
+        action="append",
+        metavar="PREFIX",
+        help="take packets from these addresses only; may be repeated (any)",
+    ),
+    argument(
+        "-w",
+        dest="write",
+        metavar="DIR",
+        help="write pcapng files here, made if missing; each record's comment says its VNI and VTEP",
+    ),
+    argument("--rotate", metavar="SIZE", help="begin a new file before one is larger, such as 1GiB"),
+    argument("--rotate-seconds", type=_number, metavar="S", help="begin a new file after so long"),
+    argument("--keep", type=_number, metavar="N", help="delete all but the newest N complete files"),
+    argument("--snaplen", type=_number, metavar="N", help="write no more than N bytes of a frame"),
+    argument("--tap", metavar="NAME", help="instead of -w: a TAP device, created if it does not exist"),
+    argument("--port", metavar="KIND=DEV", help="instead of -w: packet=DEV, an interface that exists"),
+    argument("--udp6zerocsumrx", action="store_true", default=None, help="require no checksums over IPv6"),
+    argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
+    argument("--underlay", dest="kind", metavar="KIND", help="what the underlay port is: udp, packet (udp)"),
+    argument("--lanes", dest="count", type=_number, metavar="N", help="threads that carry packets (1)"),
+    argument("--cpus", type=_number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),
+    argument("--busy-poll", type=_number, metavar="US", help="look this long for more before sleeping (0)"),
+    argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
+)
+def collect(arguments: argparse.Namespace) -> int:
+    """The far end of a traffic mirror."""
+    from vxcore import config, daemon
+
+    return daemon.serve(config.collector_from_arguments(vars(arguments)))
+
+
+@command(
     "carry the frames of the segments in a TOML file until interrupted",
     "vxcore run /etc/vxcore.toml",
     argument(

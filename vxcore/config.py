@@ -11,10 +11,10 @@ import os
 import re
 import tomllib
 from abc import ABCMeta
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
@@ -32,6 +32,7 @@ from vxcore.addresses import (
 )
 from vxcore.errors import ConfigError
 from vxcore.problem import MISSING, NOT_ALLOWED, Problem, found, from_msgspec, shown, written
+from vxcore.sizes import SIZE_FORM, Size
 from vxcore.toml_lines import Path, key_lines, line_of
 
 if TYPE_CHECKING:
@@ -61,8 +62,12 @@ _ADDRESSES = Meta(description=f"a list, each {IP_FORM}")
 _PORT_FORM = 'a table such as { kind = "packet", dev = "veth0" }'
 _PREFIXES = Meta(description=f'"peers", "any", or a list, each {PREFIX_FORM}')
 _VNIS = Meta(description=f"a list, each {VNIS_FORM}")
+_COLLECTED = Meta(description=f'"all", or a list, each {VNIS_FORM}')
+_SOURCES = Meta(description=f'"any", or a list, each {PREFIX_FORM}')
+_DIRECTORY = Meta(pattern=r"\A[^\x00]+\Z", description="a directory")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
 _SOURCE_PORTS = 16
+_TABLES = {"segments": "segment", "remotes": "remote", "collects": "collect"}  # as the file has them
 _MAX_PREFIXES = 64  # as in table.pyx
 
 
@@ -130,6 +135,44 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def overlay(self) -> Port:
         """The port, however it was given."""
         return self.port or Port(kind="tap", dev=self.tap or "")
+
+
+class Collect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A collector: what comes in many VNIs goes to one port, or into files, and nothing is ever sent."""
+
+    vnis: Annotated[Literal["all"] | tuple[VniRange, ...], _COLLECTED] = "all"
+    """None of which a segment may have; "all": those that no segment has."""
+    source: Annotated[Literal["any"] | tuple[IPNetwork, ...], _SOURCES] = "any"
+    """Whose packets are taken."""
+    write: Annotated[str, _DIRECTORY] | None = None
+    """The directory of pcapng files; this, or `tap` or `port`."""
+    rotate: Annotated[Size, Meta(description=SIZE_FORM)] | None = None
+    """A file ends before it is larger."""
+    rotate_seconds: Annotated[int, Meta(ge=1, le=31_536_000)] | None = None
+    """A file that has a record ends after so long."""
+    keep: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """How many complete files stay; None: all."""
+    snaplen: Annotated[int, Meta(ge=14, le=262_144)] | None = None
+    """Bytes of each frame that are written; None: all."""
+    tap: Annotated[str, _DEVICE_NAME] | None = None
+    port: Annotated[Port, Meta(description=_PORT_FORM)] | None = None
+
+    of_files: ClassVar = ("rotate", "rotate_seconds", "keep", "snaplen")
+
+    @property
+    def overlay(self) -> Port | None:
+        """The port, however it was given; None: files."""
+        return self.port or (Port(kind="tap", dev=self.tap) if self.tap else None)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First and last VNI of each range; none for "all"."""
+        return [] if self.vnis == "all" else [VniRange(each).ends for each in self.vnis]
+
+    @property
+    def title(self) -> str:
+        """The VNIs as text: "all", "1-100,4096"."""
+        return "all" if self.vnis == "all" else ",".join(self.vnis)
 
 
 class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,7 +281,7 @@ class Settings(
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
-    rename={"segments": "segment", "remotes": "remote"},
+    rename=_TABLES,
 ):
     """All of a VTEP process. `load` and `from_arguments` make valid ones; the constructor checks nothing."""
 
@@ -247,13 +290,19 @@ class Settings(
     offload: Offload = msgspec.field(default_factory=Offload)
     tables: Tables = msgspec.field(default_factory=Tables)
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
+    collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
 
 
-class Bare(Settings, frozen=True, kw_only=True, rename={"segments": "segment", "remotes": "remote"}):
+class Bare(Settings, frozen=True, kw_only=True, rename=_TABLES):
     """Settings of a process that may begin without a segment."""
 
     segments: Annotated[tuple[Segment, ...], Meta(description="[[segment]] tables")] = ()
+
+
+def kind_of(data: Mapping[str, Any]) -> type[Settings]:
+    """Settings, or Bare: a file that collects needs no segment."""
+    return Bare if data.get("collect") else Settings
 
 
 def load(path: str | os.PathLike[str]) -> Settings:
@@ -265,7 +314,7 @@ def load(path: str | os.PathLike[str]) -> Settings:
     name = os.fspath(path)
     text = read(name)
     data = parse(name, text)
-    return _validated(data, lambda problem: explain_in_file(problem, data, name, text))
+    return _validated(data, lambda problem: explain_in_file(problem, data, name, text), kind_of(data))
 
 
 def from_mapping(data: Mapping[str, Any]) -> Settings:
@@ -302,7 +351,7 @@ def _value_at(node: Any, path: Path) -> Any:
     return node
 
 
-_PLURAL = {"segment": "segments", "remote": "remotes"}
+_PLURAL = {table: name for name, table in _TABLES.items()}
 
 
 def from_arguments(options: Mapping[str, Any]) -> Settings:
@@ -324,6 +373,23 @@ def from_arguments(options: Mapping[str, Any]) -> Settings:
     data: dict[str, Any] = {name: _settings_of(table, given) for name, table in tables.items()}
     data |= {"offload": _switched_off(given.get("no_offload", [])), "segment": [_settings_of(Segment, given)]}
     return _validated(data, lambda problem: _explain_option(problem, data))
+
+
+def collector_from_arguments(options: Mapping[str, Any]) -> Settings:
+    """The settings of a collector alone, from the options of ``vxcore collect``; as `from_arguments`.
+
+    `vnis` is a list of what is separated by commas, ``["1-100,4096"]`` or ``["all"]``.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if "vnis" in given:
+        words = [word for text in given["vnis"] for word in text.split(",")]
+        given["vnis"] = "all" if words == ["all"] else words
+    if "port" in given:
+        given["port"] = _split_port(given["port"])
+    data: dict[str, Any] = {"underlay": _settings_of(Underlay, given), "lanes": _settings_of(Lanes, given)}
+    data |= {"offload": _switched_off(given.get("no_offload", [])), "segment": []}
+    data["collect"] = [_settings_of(Collect, given)]
+    return _validated(data, lambda problem: _explain_option(problem, data), Bare)
 
 
 def _settings_of(table: type[Struct], given: dict[str, Any]) -> dict[str, Any]:
@@ -356,7 +422,7 @@ def local_as_list(data: dict[str, Any]) -> dict[str, Any]:
 
 def decode(kind: type, value: object) -> object:
     """Addresses and ranges of VNIs, for msgspec; in Python code they may be what they become."""
-    if kind is VniRange and isinstance(value, int) and not isinstance(value, bool):
+    if kind in (VniRange, Size) and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     parse, form = _PARSERS[kind]
     if isinstance(value, (IPv4Address, IPv6Address, IPv4Network, IPv6Network)):
@@ -369,6 +435,7 @@ def decode(kind: type, value: object) -> object:
 _PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
     MacAddress: (MacAddress, MAC_FORM),
     VniRange: (VniRange, VNIS_FORM),
+    Size: (Size, SIZE_FORM),
     IPAddress: (parse_unicast, IP_FORM),
     IPNetwork: (parse_prefix, PREFIX_FORM),
 }
@@ -398,6 +465,8 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     for index, segment in enumerate(settings.segments):
         yield from _segment_repeats(("segment", index), segment)
         yield from _port_contradictions(("segment", index), segment, settings.underlay)
+    for index, collect in enumerate(settings.collects):
+        yield from _collector_contradictions(("collect", index), collect, settings)
     yield from _beyond_tables(settings)
     yield from _remotes_alike(settings)
     yield from _unreachable_peers(settings)
@@ -453,6 +522,55 @@ def _port_contradictions(path: Path, segment: Segment, underlay: Underlay) -> It
         yield Problem(_device_path(path, segment), wrong, "the device that leads to the segment's hosts")
 
 
+def _collector_contradictions(path: Path, collect: Collect, settings: Settings) -> Iterator[Problem]:
+    ports = [name for name in ("write", "tap", "port") if getattr(collect, name) is not None]
+    if not ports:
+        yield Problem((*path, "write"), MISSING, "a collector needs it, or tap or port")
+    if len(ports) > 1:
+        yield Problem((*path, ports[1]), f"there is {ports[0]} as well", "one of write, tap and port")
+    for name in collect.of_files if collect.write is None and ports else ():
+        if getattr(collect, name) is not None:
+            yield Problem((*path, name), "{} is about files", "leave it out, or give write")
+    yield from _collected_alike(path, collect, settings)
+    dev = collect.overlay.dev if collect.overlay else None
+    if dev and dev == settings.underlay.dev:
+        where = (*path, "port", "dev") if collect.port else (*path, "tap")
+        yield Problem(where, "{} is the device of the underlay", "the device that is to get the frames")
+
+
+def _collected_alike(path: Path, collect: Collect, settings: Settings) -> Iterator[Problem]:
+    """VNIs, devices and directories that somebody else has."""
+    if collect.vnis == ():
+        yield Problem((*path, "vnis"), "{} has none", _COLLECTED.description or "")
+    for n, (low, high) in enumerate(collect.ranges):
+        for index, segment in enumerate(settings.segments):
+            if low <= segment.vni <= high:
+                wrong = f"{{}} has the VNI of segment[{index}]"
+                yield Problem(
+                    (*path, "vnis", n), wrong, 'leave that one out, or "all": the VNIs of no segment'
+                )
+    yield from _ends_alike(path, collect, settings)
+
+
+def _ends_alike(path: Path, collect: Collect, settings: Settings) -> Iterator[Problem]:
+    others: list[Segment | Collect] = [*settings.segments, *settings.collects[: int(path[1])]]
+    devices = {each.overlay.dev for each in others if each.overlay}
+    if collect.overlay and collect.overlay.dev in devices:
+        where = (*path, "port", "dev") if collect.port else (*path, "tap")
+        yield Problem(where, "{} is the device of another", "each has its own")
+    for n, other in enumerate(settings.collects[: int(path[1])]):
+        if _overlap(collect, other):
+            yield Problem((*path, "vnis"), f"some are collect[{n}]'s", "each VNI to one of them")
+        if collect.write is not None and collect.write == other.write:
+            yield Problem((*path, "write"), "{} is the directory of another collector", "each has its own")
+
+
+def _overlap(one: Collect, other: Collect) -> bool:
+    if "all" in (one.vnis, other.vnis):
+        return one.vnis == other.vnis
+    return any(a <= d and c <= b for a, b in one.ranges for c, d in other.ranges)
+
+
 def _device_path(path: Path, segment: Segment) -> Path:
     return (*path, "port", "dev") if segment.port else (*path, "tap")
 
@@ -460,14 +578,18 @@ def _device_path(path: Path, segment: Segment) -> Path:
 def _beyond_tables(settings: Settings) -> Iterator[Problem]:
     """What the tables cannot hold, whatever else happens."""
     n_static = sum(len(segment.fdb) for segment in settings.segments)
-    for name, n in (("segments", len(settings.segments)), ("entries", n_static)):
+    n_segments = len(settings.segments) + len(settings.collects)
+    for name, n in (("segments", n_segments), ("entries", n_static)):
         limit = getattr(settings.tables, name)
         if limit is not None and n > limit:
             yield Problem(("tables", name), f"{{}} is less than the {n} here", f"{n} or more")
-    for index, segment in enumerate(settings.segments):
-        if isinstance(segment.source, tuple) and len(segment.source) > _MAX_PREFIXES:
-            wrong = f"there are {len(segment.source)} prefixes"
-            yield Problem(("segment", index, "source"), wrong, f"at most {_MAX_PREFIXES}")
+    tables: dict[str, Sequence[Segment | Collect]]
+    tables = {"segment": settings.segments, "collect": settings.collects}
+    for table, rows in tables.items():
+        for index, row in enumerate(rows):
+            if isinstance(row.source, tuple) and len(row.source) > _MAX_PREFIXES:
+                wrong = f"there are {len(row.source)} prefixes"
+                yield Problem((table, index, "source"), wrong, f"at most {_MAX_PREFIXES}")
 
 
 def _remotes_alike(settings: Settings) -> Iterator[Problem]:
@@ -582,6 +704,8 @@ _OPTION_NAMES = {
     "learning": "--nolearning",
     "count": "--lanes",
     "kind": "--underlay",
+    "vnis": "--vni",
+    "write": "-w",
 }
 
 

@@ -95,6 +95,10 @@ def _announce(segments: list[dict[str, Any]]) -> None:
     for segment in segments:
         vni, mtu, remotes = (segment[key] for key in ("vni", "mtu", "remotes"))
         port = f"{segment['port']} {segment['dev']}"
+        if segment.get("collects"):
+            log.info("collecting VNIs %s: %s", vni, port)
+            _say(f"ready collect {vni} {port}")
+            continue
         log.info("segment %s: %s, mtu %s, remotes %s", vni, port, mtu, ", ".join(remotes) or "none")
         _say(f"ready vni {vni} {port} mtu {mtu} remotes {','.join(remotes) or 'none'}")
 

@@ -21,10 +21,10 @@ from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
 from vxcore._fast.packet import PacketPort
 from vxcore._fast.port import OverlayPort
-from vxcore._fast.table import Tables
+from vxcore._fast.table import ANY_VNI, Tables
 from vxcore._fast.udp import UdpPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
-from vxcore.config import Flooded, Port, Remote, Segment, Settings
+from vxcore.config import Collect, Flooded, Port, Remote, Segment, Settings
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
 from vxcore.fdb import Fdb
@@ -34,6 +34,7 @@ from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
 from vxcore.packet import PacketUnderlay
 from vxcore.packet_overlay import PacketOverlay
+from vxcore.pcapng_overlay import PcapngOverlay
 from vxcore.ports import (
     OVERHEAD,
     IPAddress,
@@ -84,6 +85,7 @@ class Engine:
         self._lock = threading.RLock()
         self._started = False
         self._segments: dict[int, Segment] = {}
+        self._collects: dict[int, Collect] = {}  # by one of its VNIs
         self._places: dict[int, int] = {}  # the number of each VNI's overlay port
         self._overlays: dict[int, OverlayDevice] = {}  # by that number
         self._before: dict[int, Counter[str]] = {}  # what its number had counted before it was the VNI's
@@ -107,7 +109,7 @@ class Engine:
     def _open(self, undo: ExitStack) -> None:
         underlay = self.settings.underlay
         self._lanes, self._started = [], False
-        for vni in list(self._segments):
+        for vni in [*self._segments, *self._collects]:
             self._forget(vni)
         self.locals = underlay.local or self._locals_by_route()
         n_lanes = self.settings.lanes.count
@@ -116,10 +118,14 @@ class Engine:
         undo.callback(self._close_overlays)
         for place, segment in enumerate(self.settings.segments):
             self._overlays[place] = self._open_overlay(segment)
+        for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
+            self._overlays[place] = self._open_collector(collect)
         with self.journal.change():
             self._set_remotes((), self.settings.remotes)
             for place, segment in enumerate(self.settings.segments):
                 self._fill(segment, place)
+            for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
+                self._fill_collector(collect, place)
         known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
         self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
@@ -132,7 +138,8 @@ class Engine:
         limits, underlay = self.settings.tables, self.settings.underlay
         segments = self.settings.segments
         n_here = sum(len(segment.fdb) + segment.maxaddress for segment in segments)
-        self._max_segments = limits.segments or max(_SEGMENTS, len(segments))
+        n_segments = len(segments) + len(self.settings.collects)
+        self._max_segments = limits.segments or max(_SEGMENTS, n_segments)
         self.tables = Tables(
             self._max_segments,
             limits.remotes,
@@ -222,6 +229,19 @@ class Engine:
         self._refuse_circle(port)
         return _OVERLAYS[port.kind](port.dev, mtu, self.settings.lanes.count, self.settings.offload)
 
+    def _open_collector(self, collect: Collect) -> OverlayDevice:
+        n_lanes, port = self.settings.lanes.count, collect.overlay
+        if port is None:
+            return PcapngOverlay(collect, n_lanes)
+        self._refuse_circle(port)
+        return _OVERLAYS[port.kind](port.dev, _ETHERNET_MTU, n_lanes, self.settings.offload)
+
+    def _fill_collector(self, collect: Collect, place: int) -> None:
+        vni = collect.ranges[0][0] if collect.ranges else ANY_VNI
+        self.segments.add_collector(vni, place, collect.ranges, collect.source)
+        self._before[vni] = Counter()
+        self._collects[vni], self._places[vni] = collect, place
+
     def _refuse_circle(self, port: Port) -> None:
         """What the underlay receives must not go into a segment: each packet would go round for ever."""
         for local in self.locals if port.kind != "tap" else ():
@@ -244,7 +264,7 @@ class Engine:
         return number
 
     def _forget(self, vni: int) -> None:
-        for known in (self._segments, self._places, self._before):
+        for known in (self._segments, self._collects, self._places, self._before):
             known.pop(vni, None)
 
     def _set_entries(self, segment: Segment, before: Sequence[Any], entries: Sequence[Any]) -> None:
@@ -516,7 +536,13 @@ class Engine:
     def describe(self) -> list[dict[str, Any]]:
         """A dict per segment: vni, port and dev, mtu, and the flood set's remotes as text."""
         with self._lock:
-            return [self._describe(segment) for segment in self._segments.values()]
+            segments = [self._describe(segment) for segment in self._segments.values()]
+            mtus = [self._overlays[self._places[vni]].mtu for vni in self._collects]
+            collectors = [
+                {**_collector_names(collect), "mtu": mtu, "remotes": [], "collects": True}
+                for collect, mtu in zip(self._collects.values(), mtus, strict=True)
+            ]
+            return segments + collectors
 
     def _describe(self, segment: Segment) -> dict[str, Any]:
         mtu = self._overlays[self._places[segment.vni]].mtu
@@ -529,6 +555,7 @@ class Engine:
 
     def _counters(self) -> dict[str, Any]:
         segments = [{**_names(s), **self._count(s.vni)} for s in self._segments.values()]
+        segments += [{**_collector_names(each), **self._count(vni)} for vni, each in self._collects.items()]
         counts = _sum(lane.drops() for lane in self._lanes)
         counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in [*self._udps, *self._xdps])
         counts[Verdict.OVERLAY_OVERRUN] += sum(each.overruns() for each in self._overlays.values())
@@ -582,6 +609,15 @@ def _peers(segment: Segment) -> list[IPAddress]:
 
 def _names(segment: Segment) -> dict[str, Any]:
     return {"vni": segment.vni, "port": segment.overlay.kind, "dev": segment.overlay.dev}
+
+
+def _collector_names(collect: Collect) -> dict[str, Any]:
+    port = collect.overlay
+    return {
+        "vni": collect.title,
+        "port": port.kind if port else "pcapng",
+        "dev": port.dev if port else collect.write,
+    }
 
 
 def _policy(segment: Segment) -> Policy:

@@ -42,9 +42,10 @@ def faults(path: str | os.PathLike[str]) -> list[str]:
 
 def _problems(data: dict[str, Any]) -> list[Problem]:
     given = config.local_as_list(data)
-    wrong = list(_of(given, Settings, ()))
+    kind = config.kind_of(data)
+    wrong = list(_of(given, kind, ()))
     if not wrong:
-        settings = config.fit_source_ports(msgspec.convert(given, Settings, dec_hook=config.decode), data)
+        settings = config.fit_source_ports(msgspec.convert(given, kind, dec_hook=config.decode), data)
         return list(config.contradictions(settings))
     return wrong + [
         each for each in config.contradictions(_what_is_right(given, wrong)) if _counts(each, wrong)

@@ -100,6 +100,19 @@ class Segments:
             self._remotes.segment_added(number, vni)
             return number
 
+    def add_collector(
+        self, vni: int, port: int, ranges: Iterable[tuple[int, int]], source: str | tuple[IPNetwork, ...]
+    ) -> int:
+        """Add a segment that only receives, from "any" source or from networks; return its number.
+
+        It has `vni`, or with `ANY_VNI` all that no segment has, and the VNIs of `ranges`. Raises ValueError.
+        """
+        policy = Policy(learning=False, source=source)
+        with self._journal.change():
+            number = self._tables.add_collector(vni, port, ranges, any_source=source == "any")
+            self._set_policy(number, policy)
+            return number
+
     def add_many(
         self, vnis: ArrayLike, remotes: ArrayLike, port: ArrayLike = 0, policy: Policy | None = None
     ) -> NDArray[np.uint32]:

@@ -244,3 +244,16 @@ class Verdict(IntEnum):
         "a request for a neighbour's link address, answered here from what is known",
         "nothing: that is what the neighbours of a segment are for",
     )
+
+    # The collector
+    NOT_WRITTEN = (
+        41,
+        "the capture file could not be written: the disk is full, or it failed",
+        "make room, or keep fewer files (`--keep`); the log names the error, and a new file is begun when it"
+        " can be",
+    )
+    RECEIVE_ONLY = (
+        42,
+        "a collector sends nothing, and this came from its port",
+        "nothing; a device that nobody else sends to, without addresses, spares the work",
+    )

@@ -102,6 +102,8 @@ class Vtep(Engine):
         ``[underlay]``, ``[lanes]``, ``[offload]`` and ``[tables]``.
         """
         with self._lock:
+            if settings.collects != self.settings.collects:
+                raise ConfigError("collect: a collector cannot change while it runs; restart it")
             for table in _FIXED:
                 _refuse_changes(table, getattr(self.settings, table), getattr(settings, table))
             new = {segment.vni: segment for segment in settings.segments}

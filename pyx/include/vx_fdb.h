@@ -690,7 +690,7 @@ static inline void vx_close(struct vx_tables *t, uint32_t n_segments)
     free(t->zeros);
     vx_unmap(fdb->entries, fdb->n_buckets * VX_WAYS * sizeof *fdb->entries);
     vx_unmap(fdb->passed, fdb->n_buckets);
-    vx_unmap(fdb->states, VX_N_VNIS * sizeof *fdb->states);
+    vx_unmap(fdb->states, (VX_ANY_VNI + 1) * sizeof *fdb->states);
     vx_unmap(fdb->moves, VX_N_MOVES * sizeof *fdb->moves);
 }
 
@@ -703,7 +703,7 @@ static inline int vx_open_fdb(struct vx_fdb *fdb, uint64_t max_entries)
     fdb->n_buckets = n_buckets;
     fdb->entries = vx_map(length, length >= VX_HUGE);
     fdb->passed = vx_map(n_buckets, n_buckets >= VX_HUGE);
-    fdb->states = vx_map(VX_N_VNIS * sizeof *fdb->states, 0);
+    fdb->states = vx_map((VX_ANY_VNI + 1) * sizeof *fdb->states, 0);
     fdb->moves = vx_map(VX_N_MOVES * sizeof *fdb->moves, 0);
     return fdb->entries && fdb->passed && fdb->states && fdb->moves;
 }
@@ -714,8 +714,8 @@ static inline int vx_open(struct vx_tables *t, uint64_t max_segments, uint64_t m
     static const uint32_t shifts[] = {VX_VNI_SHIFT, VX_SEGMENT_SHIFT, VX_REMOTE_SHIFT,
                                       VX_VNI_SHIFT, VX_PEER_SHIFT,    VX_VNI_SHIFT,     VX_POLICY_SHIFT,
                                       VX_NEIGHBOUR_SHIFT, VX_VNI_SHIFT};
-    const uint64_t n_items[] = {VX_N_VNIS, max_segments, VX_MAX_REMOTES, 16, 16, VX_MAX_PORTS, max_segments,
-                                VX_MAX_NEIGHBOURS, 16};
+    const uint64_t n_items[] = {VX_ANY_VNI + 1, max_segments,  VX_MAX_REMOTES, 16, 16,
+                                VX_MAX_PORTS,   max_segments,  VX_MAX_NEIGHBOURS, 16};
     int done = vx_open_fdb(&t->fdb, max_entries) && (t->zeros = calloc(1, VX_PAGE_LEN)) != NULL;
     for (int i = 0; done && i < VX_N_ARRAYS; i++)
         done = vx_array_open(&t->arrays[i], n_items[i], shifts[i], t->zeros);

@@ -26,6 +26,7 @@ enum {
     VX_MAX_PORTS = 1 << 16,
     VX_MAX_NEIGHBOURS = 1 << 22,
     VX_N_VNIS = 1 << 24,
+    VX_ANY_VNI = VX_N_VNIS, /* the segment of all VNIs that have none */
     VX_MAX_SEATS = 128,
     VX_INLINE_FLOOD = 2,
     VX_SEGMENT_PRESENT = 1,
@@ -33,6 +34,7 @@ enum {
     VX_SEGMENT_ANY_SOURCE = 4,
     VX_SEGMENT_ANSWERS = 16,   /* requests for the link addresses of neighbours that are known */
     VX_SEGMENT_HAS_POLICY = 8, /* its policy says what it floods, and whom else it takes packets from */
+    VX_SEGMENT_COLLECTS = 32,  /* takes from the underlay what comes, and sends nothing */
     VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
     VX_LISTED = 1 << 30,
     VX_UNLIMITED = -1,
@@ -102,7 +104,7 @@ struct vx_neighbour {
 static_assert(sizeof(struct vx_neighbour) == 1 << VX_NEIGHBOUR_SHIFT, "two neighbours to a cache line");
 
 struct vx_view {
-    uint8_t **vnis;      /* uint32: segment + 1 of each VNI */
+    uint8_t **vnis;      /* uint32: segment + 1 of each VNI, and of VX_ANY_VNI */
     uint8_t **segments;  /* struct vx_segment, by number */
     uint8_t **remotes;   /* struct vx_remote, by number */
     uint8_t **addresses; /* uint32: remote + 1, open-addressed by address */
@@ -220,7 +222,10 @@ static inline int32_t vx_segment_of(const struct vx_view *view, uint32_t vni)
 
 static inline int32_t vx_find_segment(const struct vx_seat *seat, uint32_t vni)
 {
-    return vx_segment_of(seat->view, vni);
+    int32_t found = vx_segment_of(seat->view, vni);
+    if (vx_likely(found >= 0))
+        return found;
+    return (int32_t)*(uint32_t *)vx_item(seat->view->vnis, VX_ANY_VNI, VX_VNI_SHIFT) - 1;
 }
 
 static inline uint64_t vx_hash_address(const uint8_t *address)

@@ -19,6 +19,7 @@ from support import tree
 FLOORS = [
     "verdict errors _version toml_lines",
     "addresses",
+    "sizes",
     "wire problem",
     "config",
     "faults",
@@ -30,7 +31,7 @@ FLOORS = [
     "events",
     "ports capture scapy",
     "packet nexthops gsotap xdp",
-    "packet_overlay",
+    "packet_overlay pcapng_overlay",
     "xdp_ports",
     "engine",
     "vtep",
@@ -52,14 +53,14 @@ FAST_FLOORS = [
     "port",
     "hops packet_ring xsk",
     "udp tap packet gso gro icmp suppress",
-    "gsotap packet_overlay xdp_underlay xdp_overlay",
+    "gsotap packet_overlay pcapng_overlay xdp_underlay xdp_overlay",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
-KNOW_FAST |= {"xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
+KNOW_FAST |= {"pcapng_overlay", "xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

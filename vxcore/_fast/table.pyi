@@ -10,6 +10,7 @@ from vxcore._fast.events import Ring
 
 KINDS: Final[dict[str, int]]
 PORT: Final[int]
+ANY_VNI: Final[int]
 FDB_ROW: Final[np.dtype[np.void]]
 NEIGHBOUR_ROW: Final[np.dtype[np.void]]
 SEGMENT_ROW: Final[np.dtype[np.void]]
@@ -102,6 +103,9 @@ class Tables:
         max_learned: int = 0,
         any_source: bool = False,
     ) -> NDArray[np.uint32]: ...
+    def add_collector(
+        self, vni: int, port: int, ranges: Iterable[tuple[int, int]] = (), *, any_source: bool = False
+    ) -> int: ...
     def change_segment(
         self,
         segment: int,

@@ -14,12 +14,14 @@ cdef extern from "vx_fdb.h" nogil:
         VX_MAX_PORTS
         VX_MAX_NEIGHBOURS
         VX_N_VNIS
+        VX_ANY_VNI
         VX_MAX_SEATS
         VX_SEGMENT_PRESENT
         VX_SEGMENT_LEARNS
         VX_SEGMENT_ANY_SOURCE
         VX_SEGMENT_ANSWERS
         VX_SEGMENT_HAS_POLICY
+        VX_SEGMENT_COLLECTS
         VX_REMOTE_LISTED
         VX_LISTED
         VX_UNLIMITED

@@ -23,7 +23,7 @@ from vxcore._fast.c_table cimport *
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.events cimport Ring
 from vxcore._fast.flow cimport *
-from vxcore._fast.gro cimport Joins, gro_add, gro_flush
+from vxcore._fast.gro cimport Joins, describe_undone, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
@@ -366,6 +366,8 @@ cdef class Lane:
         if not self._admit(vx_load32(packet + 4) >> 8, remote, d.source, &verdict):
             return verdict
         segment = vx_segment_at(self.seat, self.recent.segment)
+        if segment.flags & VX_SEGMENT_COLLECTS:
+            return self._collect(d, segment, frame, length)
         if is_tag(vx_load16(frame + 12)):
             return INNER_VLAN
         dissect(frame, length, &flow, False)
@@ -378,6 +380,31 @@ cdef class Lane:
         if d.vnet.gso_type:
             return self._deliver_superframe(self._overlay_at(segment.port), frame, length, &flow, &d.vnet)
         gro_add(self.joins, self._overlay_at(segment.port), frame, length, &flow)
+        return DELIVERED
+
+    cdef Verdict _collect(self, const Datagram *d, const Segment *segment, uint8_t *frame,
+                          uint32_t length) noexcept nogil:
+        """As it came: tags, marks and all; one by one, and finished, to a port that asks for its origin."""
+        cdef Overlay *port = self._overlay_at(segment.port)
+        cdef iovec parts[2]
+        cdef vx_vnet vnet = d.vnet
+        cdef Flow flow
+        self.tally.segments[self.recent.segment].rx_packets += 1
+        self.tally.segments[self.recent.segment].rx_bytes += length
+        dissect(frame, length, &flow, False)
+        if port.origin == NULL and not vnet.gso_type:
+            gro_add(self.joins, port, frame, length, &flow)
+            return DELIVERED
+        if port.origin:
+            tell_origin(port, self.recent.vni, d.source)
+        if not vnet.gso_type:
+            describe_undone(frame, length, &flow, port.mtu, &vnet)
+        if vnet.gso_type:
+            return self._deliver_superframe(port, frame, length, &flow, &vnet)
+        if vnet.flags & VX_VNET_NEEDS_CSUM:
+            finish_partial(frame, length, &vnet)
+        parts[1] = iovec(frame, length)
+        port.send(port.state, parts, 2, &vnet, 1)
         return DELIVERED
 
     cdef Verdict _deliver_superframe(self, Overlay *port, uint8_t *frame, uint32_t length, const Flow *flow,
@@ -479,6 +506,9 @@ cdef class Lane:
             if n == 0:
                 return 0
             self.bursts += 1
+            if vx_segment_at(self.seat, port.segment).flags & VX_SEGMENT_COLLECTS:
+                count(&self.tally, RECEIVE_ONLY, n)
+                continue
             self.superframes = self._take_superframes()
             for i in range(n):
                 self._forward(&self.frames[i], port.segment)

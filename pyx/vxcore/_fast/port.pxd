@@ -78,12 +78,18 @@ cdef struct Heading:
 
 # -- towards the hosts of a segment ---------------------------------------------------------------
 
+# Where the frame that is sent next came from, for a port that asks.
+cdef struct Origin:
+    uint32_t vni
+    const uint8_t *vtep      # as Datagram.source
+
 cdef struct Overlay:
     void *state
     int fd                   # readable when frames wait
     uint32_t mtu
     uint32_t segment
     bint superframes         # takes frames that are yet to be cut or whose checksum is yet to be finished
+    Origin *origin           # filled in before a send, for a collector; NULL: the port does not ask
     Tally *tally
     # Up to `max` frames into the slots that out[i].data points to, or, of a port that has memory of its
     # own, with out[i].data set to where they are; at most `budget` bytes. Their number, or -errno when the
@@ -94,6 +100,11 @@ cdef struct Overlay:
     void (*send)(void *state, iovec *parts, uint32_t n, const vx_vnet *vnet,
                  uint32_t n_packets) noexcept nogil
     void (*flush)(void *state) noexcept nogil
+
+
+cdef inline void tell_origin(Overlay *port, uint32_t vni, const uint8_t *vtep) noexcept nogil:
+    port.origin.vni = vni
+    port.origin.vtep = vtep
 
 
 cdef class OverlayPort:

@@ -37,6 +37,7 @@ cdef enum:
 cdef uint64_t MAC_BITS = 0xFFFFFFFFFFFF
 cdef uint64_t NO_PAIR = 0xFFFFFFFFFFFFFFFF
 PORT = VX_TARGET_PORT
+ANY_VNI = VX_ANY_VNI         # names the segment of all VNIs that have none
 _SETTABLE = {"static": VX_STATIC, "control": VX_CONTROL, "sticky": VX_STICKY}
 KINDS = {"learned": VX_LEARNED, "frozen": VX_FROZEN, **_SETTABLE}
 
@@ -410,7 +411,7 @@ cdef class Tables:
         return <const Remote *>vx_array_get(&self.t.arrays[VX_REMOTES], remote)
 
     cdef int32_t _segment_of(self, uint32_t vni) noexcept nogil:
-        if vni >= VX_N_VNIS:
+        if vni > VX_ANY_VNI:
             return NONE
         return <int32_t>(<const uint32_t *>vx_array_get(&self.t.arrays[VX_VNIS], vni))[0] - 1
 
@@ -672,6 +673,27 @@ cdef class Tables:
             self._fill_segments(vnis, ports, members, numbers, ageing_s, max_learned, flags)
         return numbers
 
+    def add_collector(self, vni: int, port: int, ranges=(), *, any_source: bool = False) -> int:
+        """Add a segment that only receives: `vni`, or ANY_VNI for those that have no segment, and all VNIs of
+        `ranges`, pairs of the first and the last. Return its number. Raises as `add_segment`.
+        """
+        cdef uint32_t number = 0, word, marked, last
+        flags = VX_SEGMENT_PRESENT | VX_SEGMENT_COLLECTS | (VX_SEGMENT_ANY_SOURCE if any_source else 0)
+        numbers, vnis, ports = np.empty(1, np.uint32), np.array([vni], np.uint32), np.array([port], np.uint32)
+        with Change(self):
+            self._check_ports(vnis, ports)
+            self._number_segments(vnis, numbers, 0)
+            self._fill_segments(vnis, ports, np.empty((1, 0), np.uint32), numbers, 0, 0, flags)
+            number = numbers[0]
+            for marked, last in ranges:
+                while marked <= last and marked < VX_N_VNIS:
+                    word = self._segment_of(marked) + 1
+                    if word and word != number + 1:
+                        raise ValueError(f"VNI {marked} is there already")
+                    self._set_word(VX_VNIS, marked, number + 1)
+                    marked += 1
+        return int(number)
+
     def change_segment(self, segment: int, *, port=None, flood=None, learning=None, ageing_s=None,
                        max_learned=None, any_source=None) -> None:
         """Change what is given of a segment, and nothing else of it."""
@@ -778,6 +800,8 @@ cdef class Tables:
         with Change(self):
             for i in range(numbers.shape[0]):
                 self._require_segment(numbers[i])
+                if self._segment(numbers[i]).flags & VX_SEGMENT_COLLECTS:
+                    raise ValueError(f"segment {numbers[i]} is a collector, which stays")
             self._drop_peers(0, set(np.asarray(numbers).tolist()) if self.n_peers else set())
             self._drop_neighbours(set(np.asarray(numbers).tolist()) if self.n_asked else set())
             for i in range(numbers.shape[0]):
@@ -854,7 +878,7 @@ cdef class Tables:
         model.ageing_s, model.max_learned, model.flags = ageing_s, max_learned, flags
         self._check_flood(vnis, members)
         for i in range(vnis.shape[0]):
-            if vnis[i] >= VX_N_VNIS:
+            if vnis[i] >= <uint32_t>VX_N_VNIS + (flags & VX_SEGMENT_COLLECTS != 0):
                 raise ValueError(f"VNI {vnis[i]}: at most {VX_N_VNIS - 1}")
             if self._segment_of(vnis[i]) != NONE or (some_cleared and vnis[i] in self._cleared):
                 raise ValueError(f"VNI {vnis[i]} is there already")
