@@ -16,6 +16,7 @@ IPAddress = IPv4Address | IPv6Address
 
 MAC_FORM = "a unicast MAC address such as 02:00:00:00:00:01"
 IP_FORM = "an IPv4 or IPv6 address"
+GROUP_FORM = "an IP multicast group such as 239.1.1.1 or ff05::1"
 PREFIX_FORM = "an IP prefix such as 192.0.2.0/24"
 VNIS_FORM = 'a VNI such as 42, or a range such as "100-199"'
 
@@ -90,10 +91,23 @@ def parse_unicast(text: str) -> IPAddress:
     return address
 
 
+def parse_group(text: str) -> IPAddress:
+    """The IP multicast group in `text`, of either family; raises AddressError for anything else."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise AddressError(text, "is not an IP address", GROUP_FORM) from None
+    if not address.is_multicast:
+        raise AddressError(text, "is not an IP multicast group", GROUP_FORM)
+    if isinstance(address, IPv6Address) and address.scope_id:
+        raise AddressError(text, "has a zone", f"leave out %{address.scope_id} and set dev")
+    return address
+
+
 def _not_one_host(address: IPAddress) -> tuple[str, str]:
     """Why `address` names no single host, and what would be right; empty if it does name one."""
     if address.is_multicast:
-        return "is an IP multicast group", "these are not supported yet: list the remotes"
+        return "is an IP multicast group", "the address of one host; a segment's group is its key `group`"
     if address.is_unspecified:
         return "is the unspecified address", "the address of one host"
     if address == _BROADCAST:

@@ -207,6 +207,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         metavar="IP",
         help="a VTEP that gets broadcast, multicast and unknown frames; may be repeated",
     ),
+    argument("--group", metavar="GROUP", help="an IP multicast group, joined on --dev, that gets them"),
     argument("--fdb", action="append", metavar="MAC=IP", help="static forwarding entry; may be repeated"),
     argument(
         "--neighbour",

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from vxcore.addresses import (
+    GROUP_FORM,
     IP_FORM,
     MAC_FORM,
     PREFIX_FORM,
@@ -27,6 +28,7 @@ from vxcore.addresses import (
     AddressError,
     MacAddress,
     VniRange,
+    parse_group,
     parse_prefix,
     parse_unicast,
 )
@@ -38,11 +40,15 @@ from vxcore.toml_lines import Path, key_lines, line_of
 if TYPE_CHECKING:
     from vxcore.addresses import IPAddress
 
+    IPGroup = IPAddress
     IPNetwork = IPv4Network | IPv6Network
 else:  # as one class, for msgspec takes no union of two that it does not know
     IPAddress = ABCMeta("IPAddress", (), {})
     IPAddress.register(IPv4Address)
     IPAddress.register(IPv6Address)
+    IPGroup = ABCMeta("IPGroup", (), {})
+    IPGroup.register(IPv4Address)
+    IPGroup.register(IPv6Address)
     IPNetwork = ABCMeta("IPNetwork", (), {})
     IPNetwork.register(IPv4Network)
     IPNetwork.register(IPv6Network)
@@ -115,6 +121,8 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """This or `tap`; see `overlay`."""
     remotes: Annotated[tuple[IPAddress, ...], _ADDRESSES] = ()
     """The flood set: who gets BUM frames."""
+    group: Annotated[IPGroup, Meta(description=GROUP_FORM)] | None = None
+    """An IP multicast group on the underlay's `dev`: joined, and a member of the flood set."""
     fdb: Annotated[tuple[FdbEntry, ...], Meta(description="a list of { mac, remote } tables")] = ()
     neighbours: Annotated[tuple[Neighbour, ...], Meta(description="a list of { address, mac } tables")] = ()
     learning: bool = True
@@ -122,8 +130,10 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds after which a learned entry that was not heard from is forgotten; 0: never."""
     maxaddress: Annotated[int, _UINT32] = 0
     """How many entries may be learned; 0: as many as the table holds."""
-    source: Annotated[Literal["peers", "any"] | tuple[IPNetwork, ...], _PREFIXES] = "peers"
-    """Whom packets are taken from: the flood set's and the FDB's remotes; anybody; or these prefixes too."""
+    source: Annotated[Literal["peers", "any"] | tuple[IPNetwork, ...], _PREFIXES] | None = None
+    """Whom packets are taken from: the flood set's and the FDB's remotes; anybody; or these prefixes too.
+    None: see `admits`.
+    """
     broadcast: Annotated[Flooded, _FLOODED] = "flood"
     multicast: Annotated[Flooded, _FLOODED] = "flood"
     unknown_unicast: Annotated[Flooded, _FLOODED] = "flood"
@@ -135,6 +145,18 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def overlay(self) -> Port:
         """The port, however it was given."""
         return self.port or Port(kind="tap", dev=self.tap or "")
+
+    @property
+    def flood(self) -> tuple[IPAddress, ...]:
+        """The flood set as a whole: the remotes and the group."""
+        return self.remotes if self.group is None else (*self.remotes, self.group)
+
+    @property
+    def admits(self) -> str | tuple[IPNetwork, ...]:
+        """`source`, or what it is when not given: who is behind a group is only known by learning."""
+        if self.source is not None:
+            return self.source
+        return "any" if self.group is not None and self.learning else "peers"
 
 
 class Collect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,6 +211,8 @@ class Tables(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     segments: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     """None: 4096, or as many as there are at the start."""
     remotes: Annotated[int, Meta(ge=1, le=1 << 20)] = 65_536
+    learned_remotes: Annotated[int, Meta(ge=1, le=1 << 20)] = 16_384
+    """Of the remotes, those that a `source` let in without being named."""
     entries: Annotated[int, Meta(ge=1, le=1 << 28)] | None = None
     """Of the FDB, learned and set; what no longer fits is counted as overflow, and flooded. None: 65,536
     beside the static entries that there are at the start and what each `maxaddress` allows.
@@ -437,6 +461,7 @@ _PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
     VniRange: (VniRange, VNIS_FORM),
     Size: (Size, SIZE_FORM),
     IPAddress: (parse_unicast, IP_FORM),
+    IPGroup: (parse_group, GROUP_FORM),
     IPNetwork: (parse_prefix, PREFIX_FORM),
 }
 
@@ -465,6 +490,7 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     for index, segment in enumerate(settings.segments):
         yield from _segment_repeats(("segment", index), segment)
         yield from _port_contradictions(("segment", index), segment, settings.underlay)
+        yield from _group_contradictions(("segment", index), segment, settings.underlay)
     for index, collect in enumerate(settings.collects):
         yield from _collector_contradictions(("collect", index), collect, settings)
     yield from _beyond_tables(settings)
@@ -571,6 +597,22 @@ def _overlap(one: Collect, other: Collect) -> bool:
     return any(a <= d and c <= b for a, b in one.ranges for c, d in other.ranges)
 
 
+def _group_contradictions(path: Path, segment: Segment, underlay: Underlay) -> Iterator[Problem]:
+    if segment.group is None:
+        return
+    if underlay.kind not in _JOINING:
+        wrong = f'{{}} cannot be joined by an underlay of kind "{underlay.kind}"'
+        kinds = " or ".join(f'"{kind}"' for kind in _JOINING)
+        yield Problem((*path, "group"), wrong, f"an underlay of kind {kinds}, or list the remotes")
+    elif underlay.dev is None:
+        yield Problem(
+            (*path, "group"), "{} is a group and no device is named", "set dev, the one that it is joined on"
+        )
+
+
+_JOINING = ("udp", "packet")
+
+
 def _device_path(path: Path, segment: Segment) -> Path:
     return (*path, "port", "dev") if segment.port else (*path, "tap")
 
@@ -625,6 +667,8 @@ def _peers(segments: tuple[Segment, ...]) -> Iterator[tuple[Path, IPAddress]]:
     for n, segment in enumerate(segments):
         for index, remote in enumerate(segment.remotes):
             yield ("segment", n, "remotes", index), remote
+        if segment.group is not None:
+            yield ("segment", n, "group"), segment.group
         for index, entry in enumerate(segment.fdb):
             yield ("segment", n, "fdb", index, "remote"), entry.remote
 

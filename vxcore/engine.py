@@ -28,6 +28,7 @@ from vxcore.config import Collect, Flooded, Port, Remote, Segment, Settings
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
 from vxcore.fdb import Fdb
+from vxcore.groups import Groups
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.journal import Journal
 from vxcore.neighbours import Neighbours
@@ -114,6 +115,9 @@ class Engine:
         self.locals = underlay.local or self._locals_by_route()
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
+        self._groups = Groups(underlay, self._udps, n_lanes)
+        undo.callback(self._groups.close)
+        self._groups.join(_groups(self.settings.segments))
         self._make_tables(n_lanes, undo)
         undo.callback(self._close_overlays)
         for place, segment in enumerate(self.settings.segments):
@@ -129,6 +133,7 @@ class Engine:
         known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
         self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
+        self._groups.serve(self._lanes, self.tables.wait_for_lanes)
         self._started = True
         for n, lane in enumerate(self._lanes):
             self._start(n, lane, undo)
@@ -154,6 +159,7 @@ class Engine:
             self.journal,
             port=underlay.dstport,
             scope=scope,
+            max_learned=limits.learned_remotes,
             refuse=self._refuse_remote,
             on_change=self._remote_changed,
         )
@@ -255,7 +261,7 @@ class Engine:
 
     def _fill(self, segment: Segment, place: int) -> int:
         """Put a segment into the tables, with its overlay port's place; its number."""
-        number = self.segments.add(segment.vni, place, segment.remotes, _policy(segment))
+        number = self.segments.add(segment.vni, place, segment.flood, _policy(segment))
         self._set_entries(segment, (), segment.fdb)
         self._set_neighbours(segment, (), segment.neighbours)
         self._before[segment.vni] = _sum(lane.segment_counters(number) for lane in self._lanes)
@@ -413,6 +419,8 @@ class Engine:
             self._require_running()
             for vni in (*removed, *(segment.vni for segment in changed)):
                 self.segments.number(vni)
+            undo.callback(self._groups.keep, _groups(self._segments.values()))
+            self._groups.join(_groups([*changed, *added]))
             overlays = self._overlays_of(added, removed, undo)
             places = self._free_places(len(added))
             with self.journal.change():
@@ -426,6 +434,7 @@ class Engine:
                     self._attach(segment.vni, overlay)
             undo.pop_all()
             self._watch(places)
+            self._groups.keep(_groups(self._segments.values()))
             for overlay in gone:
                 if overlay not in overlays:
                     overlay.close()
@@ -517,7 +526,7 @@ class Engine:
         if segment.overlay != before.overlay:
             old, new = before.overlay.dev, segment.overlay.dev
             raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
-        self.segments.change(vni, remotes=segment.remotes, policy=_policy(segment))
+        self.segments.change(vni, remotes=segment.flood, policy=_policy(segment))
         self._set_entries(segment, before.fdb, segment.fdb)
         self._set_neighbours(segment, before.neighbours, segment.neighbours)
         if isinstance(overlay, Tap):
@@ -546,7 +555,7 @@ class Engine:
 
     def _describe(self, segment: Segment) -> dict[str, Any]:
         mtu = self._overlays[self._places[segment.vni]].mtu
-        return {**_names(segment), "mtu": mtu, "remotes": [str(remote) for remote in segment.remotes]}
+        return {**_names(segment), "mtu": mtu, "remotes": [str(remote) for remote in segment.flood]}
 
     def counters(self) -> dict[str, Any]:
         """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes, offloads."""
@@ -604,7 +613,11 @@ def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:
 
 
 def _peers(segment: Segment) -> list[IPAddress]:
-    return [*segment.remotes, *(entry.remote for entry in segment.fdb)]
+    return [*segment.flood, *(entry.remote for entry in segment.fdb)]
+
+
+def _groups(segments: Iterable[Segment]) -> set[IPAddress]:
+    return {segment.group for segment in segments if segment.group is not None}
 
 
 def _names(segment: Segment) -> dict[str, Any]:
@@ -625,7 +638,7 @@ def _policy(segment: Segment) -> Policy:
         learning=segment.learning,
         ageing=segment.ageing,
         maxaddress=segment.maxaddress,
-        source=segment.source,
+        source=segment.admits,
         broadcast=_flooded(segment.broadcast),
         multicast=_flooded(segment.multicast),
         unknown_unicast=_flooded(segment.unknown_unicast),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vxcore._fast.events import KINDS as RING_KINDS
 from vxcore._fast.events import NOWHERE, Ring
 from vxcore._fast.table import PORT, Reader, mac_text
-from vxcore.errors import ConfigError
+from vxcore.errors import ConfigError, TableFullError, VxcoreError
 from vxcore.fdb import now_s
 from vxcore.journal import Journal
 from vxcore.remotes import IPAddress, Remotes, unpacked
@@ -46,8 +46,9 @@ class Event(NamedTuple):
 
     learned: `mac` in `vni` is at `remote`. moved, frozen: and it `was` at another; frozen: it moved too
     often and stays at `remote` (RFC 7432 section 15.1). aged: not heard from, and forgotten. limit: could
-    not be learned, for there are too many; told once a second. miss: a frame is for `mac`, which is not
-    known; told once a second for each. remote_added, remote_removed: `remote` alone.
+    not be learned, for there are too many addresses, or too many remotes; told once a second. miss: a frame
+    is for `mac`, which is not known; told once a second for each. remote_added, remote_removed: `remote`
+    alone.
     """
 
     kind: str
@@ -154,6 +155,7 @@ class Events:
         self._pending: deque[Event] = deque()  # what the control side itself has to tell
         self._lock = threading.Lock()
         self._told = self._dropped_before = self._refused = 0
+        self._limit_told_at = -_WAKE_S
         self._stop = False
         self._tidy_at = time.monotonic() + _TIDY_S
         self._thread = threading.Thread(target=self._run, name="vxcore-events", daemon=True)
@@ -277,11 +279,25 @@ class Events:
     def _meet(self, rows: NDArray[Any]) -> None:
         """Make remotes of those whom a segment's policy let in, and learn what they sent."""
         for row in rows:
+            vni, mac, address = int(row["vni"]), int(row["mac"]), bytes(row["address"])
             try:
-                self._welcome(int(row["vni"]), int(row["mac"]), bytes(row["address"]))
-            except (ValueError, ConfigError) as error:
-                self._refused += 1
-                log.debug("a frame from %s: %s", unpacked(bytes(row["address"])), error)
+                self._welcome(vni, mac, address)
+            except TableFullError as error:
+                self._refuse(error)
+                self._tell_limit(Event("limit", vni, mac_text(mac), unpacked(address)))
+            except (ValueError, VxcoreError) as error:
+                self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        self._refused += 1
+        log.debug("a frame was let in: %s", error)
+
+    def _tell_limit(self, event: Event) -> None:
+        """Once a second, as lanes do."""
+        now = time.monotonic()
+        if now >= self._limit_told_at + _WAKE_S:
+            self._limit_told_at = now
+            self._put(event)
 
     def _welcome(self, vni: int, mac: int, address: bytes) -> None:
         with self._journal.change():

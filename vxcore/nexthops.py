@@ -222,6 +222,8 @@ class NextHops:
             return f"no route: {os.strerror(error.code)}"
 
     def _find_way(self, route: IPRoute, remote: IPAddress) -> Way:
+        if remote.is_multicast:  # on the one device, and no route has a say
+            return self._way_by(route, scope_of(self._settings.dev or ""), remote)
         family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
         wanted: dict[str, Any] = {"dst": str(remote), "src": str(self._locals[remote.version])}
         if self._settings.dev:
@@ -229,7 +231,15 @@ class NextHops:
         found = route.route("get", family=family, **wanted)[0]
         if found["type"] != _RTN_UNICAST:
             raise UnreachableError("the route leads to no other host")
-        link = route.get_links(found.get_attr("RTA_OIF"))[0]
+        metrics = found.get_attr("RTA_METRICS")
+        mtu = (metrics and metrics.get_attr("RTAX_MTU")) or 0
+        return self._way_by(route, found.get_attr("RTA_OIF"), remote, _gateway(found), mtu)
+
+    def _way_by(
+        self, route: IPRoute, index: int, remote: IPAddress, gateway: IPAddress | None = None, mtu: int = 0
+    ) -> Way:
+        """By the device of that number; `mtu` is the route's own, 0: the device's."""
+        link = route.get_links(index)[0]
         device = link.get_attr("IFLA_IFNAME")
         if link["ifi_type"] != _ARPHRD_ETHER:
             raise ConfigError(
@@ -237,16 +247,18 @@ class NextHops:
             )
         if not link["flags"] & _IFF_UP:
             raise UnreachableError(f"{device} is down")
-        metrics = found.get_attr("RTA_METRICS")
-        mtu = (metrics and metrics.get_attr("RTAX_MTU")) or link.get_attr("IFLA_MTU")
-        neighbour = Neighbour(link["index"], _gateway(found) or remote)
+        neighbour = Neighbour(link["index"], gateway or remote)
         source = bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
-        return Way(neighbour, device, source, min(mtu, _MAX_IP_LEN))
+        return Way(neighbour, device, source, min(mtu or link.get_attr("IFLA_MTU"), _MAX_IP_LEN))
 
     # Neighbours
 
     def _read(self, route: IPRoute, neighbour: Neighbour) -> None:
-        """Ask the kernel what it knows of a neighbour now."""
+        """Ask the kernel what it knows of a neighbour now. A group needs no asking."""
+        if neighbour.address.is_multicast:
+            self._links[neighbour] = group_mac(neighbour.address)
+            self._publish(neighbour)
+            return
         try:
             found = route.neigh("get", **_key(neighbour))[0]
         except NetlinkError:
@@ -257,7 +269,7 @@ class NextHops:
     def _neighbour_changed(self, route: IPRoute, event: Any) -> None:
         address = event.get_attr("NDA_DST")
         neighbour = Neighbour(event["ifindex"], ip_address(address)) if address else None
-        if neighbour is None or neighbour not in self._users:
+        if neighbour is None or neighbour not in self._users or neighbour.address.is_multicast:
             return
         if event["event"] == "RTM_DELNEIGH":
             self._ask(route, neighbour)  # what is known stays good until somebody says otherwise
@@ -297,7 +309,7 @@ class NextHops:
             vni=0,
             dst_port=settings.dstport,
             src_port=settings.srcport,
-            ttl=(settings.ttl if isinstance(settings.ttl, int) else 0) or _default_ttl(remote.version),
+            ttl=(settings.ttl if isinstance(settings.ttl, int) else 0) or _default_ttl(remote),
             df=settings.df,
             udp_checksum=settings.udpcsum if four else not settings.udp6zerocsumtx,
             ethernet=(link, source),
@@ -344,5 +356,13 @@ def _key(neighbour: Neighbour) -> dict[str, Any]:
     return {"ifindex": neighbour.ifindex, "dst": str(neighbour.address), "family": family}
 
 
-def _default_ttl(version: int) -> int:
-    return int(Path(_DEFAULT_TTL[version]).read_text())
+def group_mac(group: IPAddress) -> bytes:
+    """The Ethernet address of a group (RFC 1112 section 6.4, RFC 2464 section 7)."""
+    if group.version == 6:
+        return b"\x33\x33" + group.packed[12:]
+    return b"\x01\x00\x5e" + bytes([group.packed[1] & 0x7F]) + group.packed[2:]
+
+
+def _default_ttl(remote: IPAddress) -> int:
+    """As the kernel's: the sysctl, and 1 to a group."""
+    return 1 if remote.is_multicast else int(Path(_DEFAULT_TTL[remote.version]).read_text())

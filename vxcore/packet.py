@@ -13,10 +13,11 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Collection
 from contextlib import ExitStack
 
 from vxcore.config import Offload, Underlay
-from vxcore.errors import UnsupportedError
+from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.ports import Instruction, IPAddress, attach_filter, port_keeper, set_buffer
 from vxcore.wire import ETH_LEN, IPV6_LEN
 
@@ -35,6 +36,7 @@ _SLOT_HEAD = 80 + _SLOT_ROOM + 16  # what the kernel puts in front of a packet, 
 _RING_BYTES = 8 << 20
 _BLOCK_BYTES = 1 << 20
 _LARGEST_USUAL = 1514 + 4
+_MOST_GROUPS = 256  # nine instructions each over IPv6; a filter has up to 4096 (BPF_MAXINSNS)
 
 
 class RingSize:
@@ -71,7 +73,7 @@ class PacketUnderlay:
         self.ring = RingSize(_LARGEST_USUAL)
         self.receivers: list[socket.socket] = []
         self.senders: list[socket.socket] = []
-        self._dropped = 0
+        self._dropped, self._port = 0, settings.dstport
         offload = offload or Offload()
         self.gso = offload.udp_gso
         with ExitStack() as undo:
@@ -89,12 +91,23 @@ class PacketUnderlay:
         try:
             if settings.dev:
                 sock.bind((settings.dev, protocol))
-            attach_filter(sock, our_packets(self.local, settings.dstport))
+            attach_filter(sock, our_packets(self.local, self._port))
             set_ring(sock, self.ring)
         except BaseException:
             sock.close()
             raise
         return sock
+
+    def take_groups(self, groups: Collection[IPAddress]) -> None:
+        """Take what is sent to these groups as well, those of our family, and to no others.
+
+        Raises ConfigError for more than a filter holds.
+        """
+        ours = sorted(group.packed for group in groups if group.version == self.local.version)
+        if len(ours) > _MOST_GROUPS:
+            raise ConfigError(f"{len(ours)} groups; at most {_MOST_GROUPS} with packet sockets")
+        for sock in self.receivers:
+            attach_filter(sock, our_packets(self.local, self._port, ours))
 
     def overruns(self) -> int:
         """Packets that the kernel dropped because our rings were full."""
@@ -167,16 +180,17 @@ def ring_drops(sock: socket.socket) -> int:
 
 # Filters: classic BPF (linux/filter.h, linux/bpf_common.h) over a packet, Ethernet first
 
-_LD_W, _LD_H, _LD_B, _LD_H_X = 0x20, 0x28, 0x30, 0x48
+LD_W, LD_H, _LD_B, _LD_H_X = 0x20, 0x28, 0x30, 0x48
 _LDX, _LDX_IHL, _TAX = 0x01, 0xB1, 0x07
-_ADD, _LSH, _RET = 0x04, 0x64, 0x06
-_JA, _JEQ, _JSET = 0x05, 0x15, 0x45
+_ADD, _AND, _LSH, MOD, RET = 0x04, 0x54, 0x64, 0x94, 0x06
+JA, JEQ, _JSET = 0x05, 0x15, 0x45
 _PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
-_PACKET_HOST, _PACKET_OUTGOING = 0, 4
-_WHOLE = 0x40000
+_PACKET_HOST, _PACKET_MULTICAST, _PACKET_OUTGOING = 0, 2, 4
+WHOLE = 0x40000
 
-_IPV4_FRAGMENT, _IPV4_PROTOCOL, _IPV4_DESTINATION = ETH_LEN + 6, ETH_LEN + 9, ETH_LEN + 16
-_IPV6_NEXT, _IPV6_DESTINATION, _IPV6_PAYLOAD = ETH_LEN + 6, ETH_LEN + 24, ETH_LEN + IPV6_LEN
+_SOURCE, _DESTINATION = {4: ETH_LEN + 12, 6: ETH_LEN + 8}, {4: ETH_LEN + 16, 6: ETH_LEN + 24}
+_IPV4_FRAGMENT, _IPV4_PROTOCOL = ETH_LEN + 6, ETH_LEN + 9
+_IPV6_NEXT, _IPV6_PAYLOAD = ETH_LEN + 6, ETH_LEN + IPV6_LEN
 _UDP_DESTINATION = ETH_LEN + 2  # behind an IP header of X bytes
 
 # A label, or an instruction: code and operand, and of a jump the labels it goes to if true and if
@@ -186,54 +200,72 @@ Line = str | tuple[int, int] | tuple[int, int, str, str]
 
 def received() -> list[Instruction]:
     """Lets in all that a device receives, and nothing that it sends."""
-    lines: list[Line] = [(_LD_W, _PACKET_TYPE), (_JEQ, _PACKET_OUTGOING, "drop", ""), (_RET, _WHOLE)]
-    return _assemble([*lines, "drop", (_RET, 0)])
+    lines: list[Line] = [(LD_W, _PACKET_TYPE), (JEQ, _PACKET_OUTGOING, "drop", ""), (RET, WHOLE)]
+    return assemble([*lines, "drop", (RET, 0)])
 
 
-def our_packets(local: IPAddress, port: int) -> list[Instruction]:
-    """Lets in what this host would deliver to a UDP socket with this address and port.
+def our_packets(local: IPAddress, port: int, groups: Collection[bytes] = ()) -> list[Instruction]:
+    """Lets in what this host would deliver to a UDP socket with this port and this address or a group's.
 
-    Of a datagram in fragments the first comes in, to be counted; the others name no port, and are left
-    to the host's stack. Over IPv6 one extension header may stand in front of UDP.
+    The groups are packed and of the same family. Of a datagram in fragments the first comes in, to be
+    counted; the others name no port, and are left to the host's stack. Over IPv6 one extension header may
+    stand in front of UDP.
     """
-    return _assemble(
+    return assemble(
         [
-            *((_LD_W, _PACKET_TYPE), (_JEQ, _PACKET_HOST, "", "drop")),
-            *(_to_ipv4(local.packed) if local.version == 4 else _to_ipv6(local.packed)),
-            *("udp", (_LD_H_X, _UDP_DESTINATION), (_JEQ, port, "", "drop")),
-            *((_RET, _WHOLE), "drop", (_RET, 0)),
+            *((LD_W, _PACKET_TYPE), (JEQ, _PACKET_HOST, "", "no host")),
+            *((JA, 0, "host", ""), "no host", *_to_groups(local.packed, groups)),
+            *("host", *equal(_DESTINATION[local.version], local.packed, "drop")),
+            *("ours", *(_udp_on_ipv4() if local.version == 4 else _udp_on_ipv6())),
+            *("udp", (_LD_H_X, _UDP_DESTINATION), (JEQ, port, "", "drop")),
+            *((RET, WHOLE), "drop", (RET, 0)),
         ]
     )
 
 
-def _to_ipv4(address: bytes) -> list[Line]:
-    """UDP to the address, but a fragment behind the first; X is where the UDP header stands."""
+def _to_groups(local: bytes, groups: Collection[bytes]) -> list[Line]:
+    """Multicast to one of the groups, and neither from us nor (RFC 1122 section 3.2.1.3) from a group."""
+    version = 4 if len(local) == 4 else 6
+    prefix, mask = (0xE0, 0xF0) if version == 4 else (0xFF, 0xFF)
+    lines: list[Line] = [(JEQ, _PACKET_MULTICAST, "", "bad")]
+    lines += [(_LD_B, _SOURCE[version]), (_AND, mask), (JEQ, prefix, "bad", "")]
+    lines += [*equal(_SOURCE[version], local, "foreign"), "bad", (RET, 0), "foreign"]
+    for n, group in enumerate(groups):
+        lines += [*equal(_DESTINATION[version], group, f"not {n}"), (JA, 0, "ours", ""), f"not {n}"]
+    return [*lines, (RET, 0)]
+
+
+def equal(at: int, address: bytes, other: str) -> list[Line]:
+    """Go on if an address stands there, else to a label."""
+    lines: list[Line] = []
+    for n, word in enumerate(struct.unpack(f"!{len(address) // 4}I", address)):
+        lines += [(LD_W, at + 4 * n), (JEQ, word, "", other)]
+    return lines
+
+
+def _udp_on_ipv4() -> list[Line]:
+    """UDP, but not a fragment behind the first; X is where the UDP header stands."""
     return [
-        *((_LD_W, _IPV4_DESTINATION), (_JEQ, int.from_bytes(address, "big"), "", "drop")),
-        *((_LD_B, _IPV4_PROTOCOL), (_JEQ, socket.IPPROTO_UDP, "", "drop")),
-        *((_LD_H, _IPV4_FRAGMENT), (_JSET, 0x1FFF, "drop", "")),
+        *((_LD_B, _IPV4_PROTOCOL), (JEQ, socket.IPPROTO_UDP, "", "drop")),
+        *((LD_H, _IPV4_FRAGMENT), (_JSET, 0x1FFF, "drop", "")),
         (_LDX_IHL, ETH_LEN),
     ]
 
 
-def _to_ipv6(address: bytes) -> list[Line]:
-    lines: list[Line] = []
-    for at, word in enumerate(struct.unpack("!4I", address)):
-        lines += [(_LD_W, _IPV6_DESTINATION + 4 * at), (_JEQ, word, "", "drop")]
+def _udp_on_ipv6() -> list[Line]:
     return [
-        *lines,
-        *((_LDX, IPV6_LEN), (_LD_B, _IPV6_NEXT), (_JEQ, socket.IPPROTO_UDP, "udp", "")),
-        *((_JEQ, socket.IPPROTO_FRAGMENT, "fragment", ""), (_JEQ, socket.IPPROTO_HOPOPTS, "extension", "")),
-        *((_JEQ, socket.IPPROTO_ROUTING, "extension", ""), (_JEQ, socket.IPPROTO_DSTOPTS, "", "drop")),
-        *("extension", (_LD_B, _IPV6_PAYLOAD), (_JEQ, socket.IPPROTO_UDP, "", "drop")),
+        *((_LDX, IPV6_LEN), (_LD_B, _IPV6_NEXT), (JEQ, socket.IPPROTO_UDP, "udp", "")),
+        *((JEQ, socket.IPPROTO_FRAGMENT, "fragment", ""), (JEQ, socket.IPPROTO_HOPOPTS, "extension", "")),
+        *((JEQ, socket.IPPROTO_ROUTING, "extension", ""), (JEQ, socket.IPPROTO_DSTOPTS, "", "drop")),
+        *("extension", (_LD_B, _IPV6_PAYLOAD), (JEQ, socket.IPPROTO_UDP, "", "drop")),
         *((_LD_B, _IPV6_PAYLOAD + 1), (_ADD, 1), (_LSH, 3), (_ADD, IPV6_LEN), (_TAX, 0)),
-        *((_JA, 0, "udp", ""), "fragment"),
-        *((_LD_B, _IPV6_PAYLOAD), (_JEQ, socket.IPPROTO_UDP, "", "drop")),
-        *((_LD_H, _IPV6_PAYLOAD + 2), (_JSET, 0xFFF8, "drop", ""), (_LDX, IPV6_LEN + 8)),
+        *((JA, 0, "udp", ""), "fragment"),
+        *((_LD_B, _IPV6_PAYLOAD), (JEQ, socket.IPPROTO_UDP, "", "drop")),
+        *((LD_H, _IPV6_PAYLOAD + 2), (_JSET, 0xFFF8, "drop", ""), (_LDX, IPV6_LEN + 8)),
     ]
 
 
-def _assemble(lines: list[Line]) -> list[Instruction]:
+def assemble(lines: list[Line]) -> list[Instruction]:
     """Turn labels into distances."""
     labels: dict[str, int] = {}
     instructions: list[tuple[int, int] | tuple[int, int, str, str]] = []
@@ -252,4 +284,4 @@ def _resolve(
         return line[0], 0, 0, line[1]
     code, operand, *targets = line
     true, false = (labels[target] - here - 1 if target else 0 for target in targets)
-    return (code, 0, 0, true) if code == _JA else (code, true, false, operand)
+    return (code, 0, 0, true) if code == JA else (code, true, false, operand)

@@ -15,7 +15,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -272,6 +272,7 @@ def _tun_error(name: str, error: OSError, multi_queue: bool) -> Exception:
 
 
 Senders = tuple[socket.socket, socket.socket | None]
+Options = Sequence[tuple[int, int, int]]
 
 
 class UdpUnderlay:
@@ -294,7 +295,7 @@ class UdpUnderlay:
         with ExitStack() as undo:
             undo.callback(self.close)
             for _ in range(n_lanes):
-                self.receivers.append(_receiver(settings, local, n_lanes > 1))
+                self.receivers.append(_receiver(settings, local, _SHARE_PORT if n_lanes > 1 else ()))
                 self.routes.append(_sender(settings, local, 0, ()))
             self.gro = offload.udp_gro and all(_turn_on(sock, _UDP_GRO, 1) for sock in self.receivers)
             self.gso = offload.udp_gso and _turn_on(self.receivers[0], _UDP_SEGMENT, 0)
@@ -373,11 +374,11 @@ def _turn_on(sock: socket.socket, option: int, value: int) -> bool:
     return True
 
 
-def _receiver(settings: Underlay, local: IPAddress, shared: bool) -> socket.socket:
+def _receiver(settings: Underlay, local: IPAddress, options: Options) -> socket.socket:
     sock = _udp_socket(settings, local.version)
     try:
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in options:
+            sock.setsockopt(*option)
         set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
         if local.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
@@ -391,13 +392,48 @@ def _receiver(settings: Underlay, local: IPAddress, shared: bool) -> socket.sock
     return sock
 
 
+def group_receiver(
+    settings: Underlay, group: IPAddress, gro: bool, program: list[Instruction]
+) -> socket.socket:
+    """A UDP socket that gets what is sent to a group, if somebody joins it, and a filter lets in.
+
+    Each such socket of a group gets a copy of every packet.
+    """
+    sock = _receiver(settings, group, (_SHARE,))
+    try:
+        attach_filter(sock, program)
+        if gro:
+            _turn_on(sock, _UDP_GRO, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def member(settings: Underlay, group: IPAddress) -> socket.socket:
+    """Join a group on `dev`, until the socket is closed. Raises OSError, naming both."""
+    dev = settings.dev or ""
+    index, sock = scope_of(dev), _udp_socket(settings, group.version)
+    try:
+        if group.version == 4:
+            request = struct.pack("=4s4xi", group.packed, index)  # ip_mreqn, linux/in.h
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+        else:
+            request = struct.pack("=16si", group.packed, index)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+    except OSError as error:
+        sock.close()
+        text = os.strerror(error.errno or errno.EIO)
+        raise OSError(error.errno, f"group {group} cannot be joined on {dev}: {text}") from None
+    return sock
+
+
+_SHARE_PORT = ((socket.SOL_SOCKET, socket.SO_REUSEPORT, 1),)
 _SHARE = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 _CHECKSUMS = ((socket.SOL_SOCKET, _SO_NO_CHECK, 0), (socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, 0))
 
 
-def _sender(
-    settings: Underlay, local: IPAddress, port: int, options: tuple[tuple[int, int, int], ...]
-) -> socket.socket:
+def _sender(settings: Underlay, local: IPAddress, port: int, options: Options) -> socket.socket:
     sock = _udp_socket(settings, local.version)
     try:
         attach_filter(sock, _NOTHING)
@@ -417,16 +453,20 @@ def _set_ipv4(sock: socket.socket, settings: Underlay) -> None:
     discover = _PMTUDISC_DO if settings.df == "set" else _PMTUDISC_INTERFACE
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
     sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, int(not settings.udpcsum))
-    if isinstance(settings.ttl, int) and settings.ttl:
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+    if isinstance(settings.ttl, int) and settings.ttl:  # to a group it is 1 otherwise
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, settings.ttl)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, settings.ttl)
 
 
 def _set_ipv6(sock: socket.socket, settings: Underlay) -> None:
     sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
     sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
     sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, int(settings.udp6zerocsumtx))
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
     if isinstance(settings.ttl, int) and settings.ttl:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, settings.ttl)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, settings.ttl)
 
 
 Instruction = tuple[int, int, int, int]
@@ -480,8 +520,8 @@ def _bind(sock: socket.socket, local: IPAddress, port: int, dev: str | None) -> 
 def socket_name(
     address: IPAddress, port: int, dev: str | None
 ) -> tuple[str, int] | tuple[str, int, int, int]:
-    """An address as Python's sockets take it: link-local ones mean something on one device only."""
-    if address.version == 6 and address.is_link_local and dev is not None:
+    """An address as Python's sockets take it; link-local ones and groups mean something on one device."""
+    if address.version == 6 and (address.is_link_local or address.is_multicast) and dev is not None:
         return str(address), port, 0, scope_of(dev)
     return str(address), port
 

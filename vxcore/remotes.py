@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vxcore.errors import ConfigError
+from vxcore.errors import ConfigError, TableFullError
 from vxcore.journal import Journal
 
 IPAddress = IPv4Address | IPv6Address
@@ -48,18 +48,22 @@ def unpacked(address: bytes) -> IPAddress:
 
 
 def sockaddr(address: IPAddress, port: int, scope: int = 0) -> bytes:
-    """The kernel's sockaddr_in or sockaddr_in6 of a UDP port; `scope` is the device of a link-local one."""
+    """The kernel's sockaddr_in or sockaddr_in6 of a UDP port.
+
+    `scope` is the device, for IPv6 addresses that mean something on one only: link-local ones and groups.
+    """
     be_port = struct.pack("!H", port)
     if address.version == 4:
         return struct.pack("=H", socket.AF_INET) + be_port + address.packed + bytes(8)
-    scope_id = struct.pack("=I", scope if address.is_link_local else 0)
+    scope_id = struct.pack("=I", scope if address.is_link_local or address.is_multicast else 0)
     return struct.pack("=H", socket.AF_INET6) + be_port + bytes(4) + address.packed + scope_id
 
 
 class Remotes:
     """The remotes of `journal`'s tables; at first there are none.
 
-    `port` and `scope` are of the sockaddr that packets are sent to. `refuse` raises, saying why, for an
+    `port` and `scope` are of the sockaddr that packets are sent to. `max_learned` is how many may be there
+    only because frames came from them. `refuse` raises, saying why, for an
     address that cannot be a remote here. `on_change` is called with "added" or "removed", the number and
     the address, after each change, by the thread that made it. Usable from any thread.
     """
@@ -70,6 +74,7 @@ class Remotes:
         *,
         port: int = 4789,
         scope: int = 0,
+        max_learned: int = 16_384,
         refuse: Callable[[IPAddress], None] | None = None,
         on_change: Callable[[str, int, IPAddress], None] | None = None,
     ) -> None:
@@ -78,6 +83,7 @@ class Remotes:
         self._refuse, self._on_change = refuse, on_change
         self._uses: NDArray[np.int64] = np.zeros(16, np.int64)
         self._held: dict[int, Held] = {}
+        self._max_learned, self._n_learned = max_learned, 0
         self._lists: dict[int, tuple[VniRange, ...]] = {}
         self._touched: set[int] = set()
 
@@ -165,10 +171,16 @@ class Remotes:
             return self._add(address) if number < 0 else number
 
     def learn(self, address: IPAddress) -> int:
-        """Add a remote because frames come from it; ``forget`` removes it. Raises as ``add``."""
+        """Add a remote because frames come from it; ``forget`` removes it.
+
+        Raises as ``add``, and TableFullError when as many are there as may be.
+        """
         with self._journal.change():
             number = self.require(address)
-            self._hold_as(number, self._held.get(number, Held.NOBODY) | Held.LEARNING)
+            held = self._held.get(number, Held.NOBODY)
+            if not held & Held.LEARNING and self._n_learned >= self._max_learned:
+                raise TableFullError(f"remote {address}: {self._n_learned} are learned; no more may be")
+            self._hold_as(number, held | Held.LEARNING)
             return number
 
     def forget(self, heard: ArrayLike) -> None:
@@ -181,7 +193,7 @@ class Remotes:
 
     def has_learned(self) -> bool:
         """Whether ``learn`` has added any that are still there."""
-        return any(held & Held.LEARNING for held in self._held.values())
+        return self._n_learned > 0
 
     def uses(self, number: int) -> int:
         """How many flood sets and set FDB entries name a remote."""
@@ -246,9 +258,14 @@ class Remotes:
 
     def _hold_as(self, number: int, held: Held) -> None:
         before = self._held.get(number, Held.NOBODY)
-        self._held[number] = held
-        self._journal.on_failure(lambda: self._held.__setitem__(number, before))
+        self._set_held(number, held)
+        self._journal.on_failure(lambda: self._set_held(number, before))
         self._touch([number])
+
+    def _set_held(self, number: int, held: Held) -> None:
+        before = self._held.get(number, Held.NOBODY)
+        self._n_learned += bool(held & Held.LEARNING) - bool(before & Held.LEARNING)
+        self._held[number] = held
 
     def _list(self, number: int, vnis: Sequence[VniRange] | None) -> None:
         before = self._lists.get(number)

@@ -81,6 +81,8 @@ class Program:
             return [plain(event._asdict()) for event in self.events.take()]
         if name == "rewrite":
             return self.rewrite(*arguments)
+        if name == "tidy":
+            return self.vtep.events.tidy()
         if name == "called":
             return dict(self.called)
         if name == "snapshot":

@@ -70,8 +70,8 @@ CHANGED = [
     (
         "192.0.2.2",
         "239.1.1.1",
-        '7: segment[0].remotes[0]: "239.1.1.1" is an IP multicast group; these are not supported yet:'
-        " list the remotes",
+        '7: segment[0].remotes[0]: "239.1.1.1" is an IP multicast group; the address of one host;'
+        " a segment's group is its key `group`",
     ),
     (
         "192.0.2.2",

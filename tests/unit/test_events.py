@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import Any
 
+import numpy as np
 import pytest
 from support.hosts import wait_until
 
@@ -231,6 +232,19 @@ def test_a_stranger_becomes_a_remote_and_what_it_sent_is_learned(told: Told) -> 
     told.tables.flush(vni=7)
     told.events.tidy()
     assert told.remotes.number(stranger) is None
+
+
+def test_learned_remotes_are_bounded(running: Told) -> None:
+    running.remotes._max_learned = 1
+    strangers = [ip_address(f"198.51.100.{n}") for n in (7, 8, 9)]
+    rows = np.zeros(3, running.ring.take().dtype)
+    rows["kind"], rows["vni"], rows["mac"] = KINDS["stranger"], 7, MAC
+    rows["address"] = [list(packed(stranger)) for stranger in strangers]
+    with running.events.subscribe(["limit"], 10) as subscription:
+        running.events._meet(rows)
+        assert [event.remote for event in subscription.take()] == [strangers[1]]  # once a second
+    assert [running.remotes.number(each) is not None for each in strangers] == [True, False, False]
+    assert running.events.counters()["strangers_refused"] == 2
 
 
 def test_callbacks_are_called_by_one_thread(running: Told) -> None:

@@ -50,7 +50,7 @@ def test_a_good_file_has_no_faults(tmp_path: Path) -> None:
     assert said(tmp_path, GOOD) == []
     (one, two) = config.load(tmp_path / "vx.toml").segments
     assert one.broadcast == config.Rate(rate=100, burst=32)
-    assert (one.unknown_unicast, two.unknown_unicast, two.source) == ("drop", "flood", "peers")
+    assert (one.unknown_unicast, two.unknown_unicast, two.admits) == ("drop", "flood", "peers")
 
 
 def test_every_mistake_is_told_in_the_order_of_lines(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ FLOORS = [
     "events",
     "ports capture scapy",
     "packet nexthops gsotap xdp",
-    "packet_overlay pcapng_overlay",
+    "packet_overlay pcapng_overlay groups",
     "xdp_ports",
     "engine",
     "vtep",

@@ -47,6 +47,7 @@ cdef enum:
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
     OVERLAY_TOKEN = 2
+    GROUP_TOKEN = 3
 
 
 # What one burst has found out already; the next packet most often asks the same.
@@ -245,6 +246,14 @@ cdef class Lane:
         self._overlay_ports[number] = None
         return port
 
+    def listen(self, fd: int) -> None:
+        """Read from one more UDP socket too, bound to an IP multicast group, while the lane runs."""
+        self._watch_one(fd, GROUP_TOKEN, fd)
+
+    def ignore(self, fd: int) -> None:
+        """Read from it no more, once ``Tables.wait_for_lanes`` returns; until then it stays open."""
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
+
     def drops(self) -> dict[int, int]:
         """How many packets had each verdict but DELIVERED, by its number."""
         return {i: self.tally.verdicts[i] for i in range(1, N_VERDICTS) if self.tally.verdicts[i]}
@@ -308,12 +317,24 @@ cdef class Lane:
             return -1
         if kind == UNDERLAY_TOKEN:
             return self._from_underlay(self.underlays[<uint32_t>token])
+        if kind == GROUP_TOKEN:
+            return self._from_group(<int>token)
         return self._from_overlay(self._overlay_at(<uint32_t>token))
 
     cdef inline Overlay *_overlay_at(self, uint32_t number) noexcept nogil:
         return <Overlay *>vx_load_acquire_p(<void **>&self.overlays[number])
 
     # -- underlay to overlay -------------------------------------------------------------------
+
+    cdef int _from_group(self, int fd) noexcept nogil:
+        """The UDP port reads from a group's socket for once: what comes says its family by itself."""
+        cdef Underlay *port = self.underlays[0]
+        cdef int own = port.fd
+        cdef int failed
+        port.fd = fd
+        failed = self._from_underlay(port)
+        port.fd = own
+        return failed
 
     cdef int _from_underlay(self, Underlay *port) noexcept nogil:
         cdef int n, i, _round
