@@ -18,6 +18,8 @@ import logging, signal, sys, time
 from pathlib import Path
 from vxcore import daemon
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which may have been ignored, under nohup, say
+
 class Fake:
     failure = None
     def __init__(self, settings):
@@ -66,8 +68,6 @@ def start(closed: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Under nohup, say, it would ignore SIGHUP as we do.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
