@@ -22,7 +22,7 @@ TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wires
 
 # What is under test as a sanitized build, and how: Python's allocator would hide overruns.
 SANITIZED := build/sanitize/lib
-SANITIZED_MODULES := batch codec flow pcap table vlan
+SANITIZED_MODULES := batch codec events flow pcap table vlan
 SANITIZED_TESTS = $(filter-out %_peers.py,$(wildcard tests/unit/test_codec*.py)) \
 	$(addprefix tests/unit/test_,batch.py flow.py pcap.py table.py vlan.py)
 UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
