@@ -26,7 +26,7 @@ ROWS = {
     "sending to the underlay (sendmmsg, sendto)": ("__sys_sendmmsg", "__sys_sendto"),
     "of it: what veth's other end does at once, in softirq": ("net_rx_action",),
     "of it: cutting a run into packets": ("skb_segment",),
-    "receiving from the underlay (recvmmsg)": ("__sys_recvmmsg",),
+    "receiving from the underlay (recvmmsg)": ("do_recvmmsg",),
     "reading the TAP": ("tun_chr_read_iter",),
     "writing to the TAP, and the host's stack behind it": ("tun_chr_write_iter",),
     "waiting (epoll_wait)": ("__x64_sys_epoll_wait",),
