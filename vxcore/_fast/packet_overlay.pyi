@@ -6,7 +6,6 @@ from vxcore._fast.port import OverlayPort
 
 @disjoint_base
 class PacketOverlayPort(OverlayPort):
-    mtu: int
     def __init__(
         self,
         name: str,

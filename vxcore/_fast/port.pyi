@@ -2,6 +2,7 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class OverlayPort:
+    mtu: int
     @property
     def name(self) -> str: ...
 

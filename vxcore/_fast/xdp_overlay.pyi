@@ -5,5 +5,4 @@ from vxcore._fast.xsk import XskSocket
 
 @disjoint_base
 class XdpOverlayPort(OverlayPort):
-    mtu: int
     def __init__(self, name: str, sockets: list[XskSocket], mtu: int, segment: int) -> None: ...

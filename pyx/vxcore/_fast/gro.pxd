@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from vxcore._fast.c_net cimport iovec
 from vxcore._fast.c_wire cimport vx_vnet
 from vxcore._fast.flow cimport Flow
-from vxcore._fast.port cimport Overlay
+from vxcore._fast.port cimport Frame, Overlay
 
 cdef enum:
     N_JOINS = 16             # super-frames under construction, found by flow hash
@@ -39,3 +39,4 @@ cdef void gro_flush(Joins *joins) noexcept nogil
 # What is yet to be done to a frame of which nothing was said: a checksum to finish, TCP to cut to the MTU.
 cdef void describe_undone(const uint8_t *frame, uint32_t length, const Flow *flow, uint32_t mtu,
                           vx_vnet *vnet) noexcept nogil
+cdef void describe_frame(Frame *frame, uint32_t mtu) noexcept nogil

@@ -17,7 +17,7 @@ from vxcore._fast.c_csum cimport vx_csum_add, vx_csum_fold
 from vxcore._fast.c_net cimport iovec
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport *
-from vxcore._fast.port cimport Overlay
+from vxcore._fast.port cimport Frame, Overlay
 
 cdef enum:
     TCP_CHECK_OFF = 16
@@ -220,6 +220,13 @@ cdef void send_singly(Overlay *port, uint8_t *frame, uint32_t length, const Flow
     describe_undone(frame, length, flow, port.mtu, &vnet)
     parts[1] = iovec(frame, length)
     port.send(port.state, parts, 2, &vnet, 1)
+
+
+cdef void describe_frame(Frame *frame, uint32_t mtu) noexcept nogil:
+    """Of a frame without a virtio-net header it is known only that something may be yet to be done."""
+    cdef Flow flow
+    dissect(frame.data, frame.length, &flow, False)
+    describe_undone(frame.data, frame.length, &flow, mtu, &frame.vnet)
 
 
 cdef void describe_undone(const uint8_t *frame, uint32_t length, const Flow *flow, uint32_t mtu,

@@ -5,7 +5,7 @@ UDP port come from a ring; the codec's walk checks their outer headers. Runs go 
 with a virtio-net header (UDP_L4 segmentation), which the kernel, or the NIC, cuts.
 """
 
-from libc.errno cimport EINVAL, EIO, EMSGSIZE, ENODEV, errno
+from libc.errno cimport EINVAL, EIO, EMSGSIZE, ENODEV
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -249,19 +249,16 @@ cdef void flush(void *state) noexcept nogil:
     """Send what is queued. An error with nothing sent concerns the first message alone: go on behind it."""
     cdef State *s = <State *>state
     cdef uint32_t at = 0
-    cdef int sent, error
-    s.patience.stuck, s.patience.tries = False, 0
+    cdef int sent
+    s.patience.stuck = False
     while at < s.queue.n:
-        sent = sendmmsg(s.send_fd, &s.queue.msgs[at], s.queue.n - at, MSG_DONTWAIT)
-        error = errno
+        sent = send_some(&s.patience, s.send_fd, &s.queue.msgs[at], s.queue.n - at)
         if sent > 0:
             count_messages(s, at, at + sent)
             at += sent
-            s.patience.tries = 0
-        elif not is_passing(&s.patience, s.send_fd, error):
-            refused(s, at, error)
+        else:
+            refused(s, at, -sent)
             at += 1
-            s.patience.tries = 0
     s.queue.n = s.queue.n_parts = 0
 
 
@@ -285,15 +282,6 @@ cdef void refused(State *s, uint32_t at, int error) noexcept nogil:
         note_oversize(s.port.tally, message.segment, message.mtu, s.six, &s.queue.parts[message.part + 1], 2)
 
 
-cdef int send_one(State *s, const msghdr *msg) noexcept nogil:
-    """0, or the errno why it cannot be sent."""
-    s.patience.tries = 0
-    while sendmsg(s.send_fd, msg, MSG_DONTWAIT) < 0:
-        if not is_passing(&s.patience, s.send_fd, errno):
-            return errno
-    return 0
-
-
 cdef void send_singly(State *s, uint32_t at, int error) noexcept nogil:
     cdef Message *message = &s.queue.messages[at]
     cdef msghdr *msg = &s.queue.msgs[at].msg_hdr
@@ -306,7 +294,7 @@ cdef void send_singly(State *s, uint32_t at, int error) noexcept nogil:
         memcpy(&parts[1], &s.queue.parts[message.part + 1 + 2 * i], 2 * sizeof(iovec))
         length = <uint32_t>(parts[1].iov_len + parts[2].iov_len)
         parts[0] = iovec(&s.queue.heads[at][0], put_head(&s.queue.heads[at][0], hop, length, 1, message))
-        failed = send_one(s, msg)
+        failed = send_one_now(&s.patience, s.send_fd, msg)
         if failed:
             count(s.port.tally, underlay_verdict(failed), 1)
             continue

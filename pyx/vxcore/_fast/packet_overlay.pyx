@@ -6,7 +6,7 @@ undone; what it is to send goes out in as few system calls as the kernel allows.
 cut a super-frame, or there is no such header, it is cut and summed here.
 """
 
-from libc.errno cimport EAGAIN, EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO, errno
+from libc.errno cimport EAGAIN, EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -15,7 +15,7 @@ from vxcore._fast.c_bytes cimport vx_store32
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport Flow, dissect
-from vxcore._fast.gro cimport describe_undone
+from vxcore._fast.gro cimport describe_frame
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
 from vxcore._fast.packet_ring cimport *
 from vxcore._fast.port cimport *
@@ -95,15 +95,6 @@ cdef class PacketOverlayPort(OverlayPort):
         """The errno with which the kernel refused a super-frame, after which its kind is cut here; else 0."""
         return self.s.gso_error
 
-    @property
-    def mtu(self) -> int:
-        """The interface's, in bytes: to be set when somebody changed it, from any thread."""
-        return self.port.mtu
-
-    @mtu.setter
-    def mtu(self, value: int):
-        self.port.mtu = value
-
 
 # -- receiving --------------------------------------------------------------------------------------
 
@@ -143,13 +134,6 @@ cdef inline bint accept(State *s, Take taken, const Taken *packet, Frame *frame)
     if packet.tag:
         put_tag_back(frame, packet.tag)
     return True
-
-
-cdef void describe_frame(Frame *frame, uint32_t mtu) noexcept nogil:
-    """Of a frame without a virtio-net header it is known only that something is yet to be done."""
-    cdef Flow flow
-    dissect(frame.data, frame.length, &flow, False)
-    describe_undone(frame.data, frame.length, &flow, mtu, &frame.vnet)
 
 
 cdef inline void put_tag_back(Frame *frame, uint32_t tag) noexcept nogil:
@@ -198,20 +182,16 @@ cdef void flush(void *state) noexcept nogil:
     """Send what is queued. An error with nothing sent concerns the first message alone: go on behind it."""
     cdef State *s = <State *>state
     cdef uint32_t at = 0
-    cdef int sent, error
+    cdef int sent
     s.patience.stuck = False
-    s.patience.tries = 0
     while at < s.queue.n:
-        sent = sendmmsg(s.send_fd, &s.queue.msgs[at], s.queue.n - at, MSG_DONTWAIT)
-        error = errno
+        sent = send_some(&s.patience, s.send_fd, &s.queue.msgs[at], s.queue.n - at)
         if sent > 0:
             count_sent_frames(s, at, at + sent)
             at += sent
-            s.patience.tries = 0
-        elif not is_passing(&s.patience, s.send_fd, error):
-            refused(s, at, error)
+        else:
+            refused(s, at, -sent)
             at += 1
-            s.patience.tries = 0
     s.queue.n = s.queue.n_parts = 0
 
 
@@ -291,18 +271,15 @@ cdef bint send_now(State *s, uint8_t *head, uint32_t head_len, const uint8_t *bo
     cdef iovec parts[3]
     cdef msghdr msg
     cdef vx_vnet nothing
-    cdef ssize_t sent
-    s.patience.tries = 0
+    cdef int failed
     memset(&nothing, 0, sizeof(vx_vnet))
     memset(&msg, 0, sizeof(msghdr))
     parts[0] = iovec(&nothing, VNET_LEN if s.vnet else 0)
     parts[1], parts[2] = iovec(head, head_len), iovec(<void *>body, body_len)
     msg.msg_iov, msg.msg_iovlen = parts, 3
-    sent = sendmsg(s.send_fd, &msg, MSG_DONTWAIT)
-    while sent < 0 and is_passing(&s.patience, s.send_fd, errno):
-        sent = sendmsg(s.send_fd, &msg, MSG_DONTWAIT)
-    count(s.port.tally, DELIVERED if sent >= 0 else send_verdict(errno), 1)
-    return sent >= 0
+    failed = send_one_now(&s.patience, s.send_fd, &msg)
+    count(s.port.tally, send_verdict(failed) if failed else DELIVERED, 1)
+    return not failed
 
 
 cdef Verdict send_verdict(int error) noexcept nogil:

@@ -1,11 +1,11 @@
 # What a lane and its ports say to each other. A port is an endpoint of packets; each kind is a module
 # of its own (tap, udp, ...) that fills in one of the two tables of functions below. `state` is the
 # port's own; all functions are called by the one lane that owns the port.
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from vxcore._fast.c_net cimport POLLOUT, iovec, poll, pollfd
+from vxcore._fast.c_net cimport MSG_DONTWAIT, POLLOUT, iovec, mmsghdr, msghdr, poll, pollfd, sendmmsg, sendmsg
 from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
 from vxcore._fast.flow cimport Flow
 from vxcore._fast.table cimport Remote
@@ -192,6 +192,30 @@ cdef inline bint wait_writable(Patience *p, int fd) noexcept nogil:
     if not p.stuck:
         p.stuck = poll(&wanted, 1, SEND_WAIT_MS) <= 0 or not wanted.revents & POLLOUT
     return not p.stuck
+
+
+cdef inline int send_some(Patience *p, int fd, mmsghdr *msgs, uint32_t n) noexcept nogil:
+    """How many messages were sent; or, below 0, the errno for which the first alone cannot be."""
+    cdef int sent, error
+    p.tries = 0
+    while True:
+        sent = sendmmsg(fd, msgs, n, MSG_DONTWAIT)
+        error = errno
+        if sent > 0:
+            return sent
+        if not is_passing(p, fd, error):
+            return -error
+
+
+cdef inline int send_one_now(Patience *p, int fd, const msghdr *msg) noexcept nogil:
+    """0, or the errno why a message cannot be sent."""
+    cdef int error
+    p.tries = 0
+    while sendmsg(fd, msg, MSG_DONTWAIT) < 0:
+        error = errno
+        if not is_passing(p, fd, error):
+            return error
+    return 0
 
 
 cdef inline Verdict underlay_verdict(int error) noexcept nogil:

@@ -6,7 +6,7 @@ A run goes out as one message that the kernel, or the NIC, cuts (UDP_SEGMENT); w
 receipt comes in as one (UDP_GRO).
 """
 
-from libc.errno cimport EINVAL, EIO, EMSGSIZE, errno
+from libc.errno cimport EINVAL, EIO, EMSGSIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -341,19 +341,15 @@ cdef void fill(State *s, msghdr *msg, void *control, const Message *message) noe
 cdef void send_all(State *s, int fd, uint32_t source, uint32_t n) noexcept nogil:
     """An error with nothing sent concerns the first message alone: deal with it and go on."""
     cdef uint32_t at = 0
-    cdef int sent, error
-    s.patience.tries = 0
+    cdef int sent
     while at < n:
-        sent = sendmmsg(fd, &s.b.msgs[at], n - at, MSG_DONTWAIT)
-        error = errno
+        sent = send_some(&s.patience, fd, &s.b.msgs[at], n - at)
         if sent > 0:
             count_messages(s, at, at + sent)
             at += sent
-            s.patience.tries = 0
-        elif not is_passing(&s.patience, fd, error):
-            refused(s, at, source, error)
+        else:
+            refused(s, at, source, -sent)
             at += 1
-            s.patience.tries = 0
 
 
 cdef inline const Message *following(Queue *q, const Message *message) noexcept nogil:
@@ -421,7 +417,7 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
     msg.msg_iovlen = 2
     for i in range(message.n_pieces):
         msg.msg_iov = &s.queue.parts[message.part + 2 * i]
-        failed = send_one(s, s.fds[2 * source], &msg)
+        failed = send_one_now(&s.patience, s.fds[2 * source], &msg)
         if failed:
             count(s.port.tally, underlay_verdict(failed), 1)
             if failed == EMSGSIZE:
@@ -432,14 +428,3 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
         count(s.port.tally, DELIVERED, 1)
         count_sent(s.port.tally, message.segment, 1,
                    msg.msg_iov[0].iov_len + msg.msg_iov[1].iov_len - VX_VXLAN_LEN)
-
-
-cdef int send_one(State *s, int fd, const msghdr *msg) noexcept nogil:
-    """0, or the errno why it cannot be sent."""
-    cdef int error
-    s.patience.tries = 0
-    while sendmsg(fd, msg, MSG_DONTWAIT) < 0:
-        error = errno
-        if not is_passing(&s.patience, fd, error):
-            return error
-    return 0

@@ -18,7 +18,7 @@ from vxcore._fast.c_net cimport (
 )
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport Flow, dissect
-from vxcore._fast.gro cimport describe_undone
+from vxcore._fast.gro cimport describe_frame
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
 from vxcore._fast.port cimport *
 from vxcore._fast.verdict cimport *
@@ -86,15 +86,6 @@ cdef class XdpOverlayPort(OverlayPort):
         free(self.s.cuts.heads)
         free(self.s.cuts.pieces)
 
-    @property
-    def mtu(self) -> int:
-        """The interface's, in bytes: to be set when somebody changed it, from any thread."""
-        return self.port.mtu
-
-    @mtu.setter
-    def mtu(self, value: int):
-        self.port.mtu = value
-
 
 # -- receiving --------------------------------------------------------------------------------------
 
@@ -126,12 +117,6 @@ cdef uint32_t receive_from(State *s, Xsk *x, Frame *out, uint32_t max, uint32_t 
         n += 1
     xsk_received(x)
     return n
-
-
-cdef inline void describe_frame(Frame *frame, uint32_t mtu) noexcept nogil:
-    cdef Flow flow
-    dissect(frame.data, frame.length, &flow, False)
-    describe_undone(frame.data, frame.length, &flow, mtu, &frame.vnet)
 
 
 # -- sending ----------------------------------------------------------------------------------------
