@@ -557,21 +557,25 @@ cdef class Lane:
     cdef void _answer_oversize(self) noexcept nogil:
         """Tell senders of what fits, so many of them in a second."""
         cdef uint8_t answer[MAX_ANSWER_LEN]
-        cdef iovec parts[2]
-        cdef vx_vnet vnet
         cdef Oversize *o
-        cdef Overlay *port
-        cdef uint32_t i
-        memset(&vnet, 0, sizeof(vx_vnet))
+        cdef uint32_t i, length
         for i in range(self.tally.n_oversize):
             o = &self.tally.oversize[i]
-            port = self._overlay_at(vx_segment_at(self.seat, o.segment).port)
-            parts[1] = iovec(&answer[0], too_big_answer(answer, o))
-            if parts[1].iov_len and self.answers_left:
+            length = too_big_answer(answer, o)
+            if length and self.answers_left:
                 self.answers_left -= 1
-                port.send(port.state, parts, 2, &vnet, 1)
-                port.flush(port.state)
+                self._reply(vx_segment_at(self.seat, o.segment), answer, length)
         self.tally.n_oversize = 0
+
+    cdef void _reply(self, const Segment *segment, uint8_t *frame, uint32_t length) noexcept nogil:
+        """Send a frame of our own to the segment's hosts."""
+        cdef iovec parts[2]
+        cdef vx_vnet vnet
+        cdef Overlay *port = self._overlay_at(segment.port)
+        memset(&vnet, 0, sizeof(vx_vnet))
+        parts[1] = iovec(frame, length)
+        port.send(port.state, parts, 2, &vnet, 1)
+        port.flush(port.state)
 
     cdef void _forward(self, Frame *frame, uint32_t number) noexcept nogil:
         """Send one frame to its remote, or to all of the flood set."""
@@ -601,22 +605,17 @@ cdef class Lane:
     cdef bint _answer(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame asks for the link address of a known neighbour, and so is answered here."""
         cdef uint8_t reply[MAX_REPLY_LEN]
-        cdef iovec parts[2]
-        cdef vx_vnet vnet
         cdef Question question
-        cdef Overlay *port
         cdef uint64_t mac
+        cdef uint32_t length
         if not read_question(frame.data, frame.length, &question):
             return False
         mac = vx_find_neighbour(self.seat, number, question.target)
         if mac == 0 or mac & BROADCAST_MAC == question.asker:  # who asks for itself tells all others
             return False
-        parts[1] = iovec(&reply[0], write_reply(reply, frame.data, &question, mac & BROADCAST_MAC,
-                                                mac & VX_NEIGHBOUR_ROUTER != 0))
-        memset(&vnet, 0, sizeof(vx_vnet))
-        port = self._overlay_at(segment.port)
-        port.send(port.state, parts, 2, &vnet, 1)
-        port.flush(port.state)
+        length = write_reply(reply, frame.data, &question, mac & BROADCAST_MAC,
+                             mac & VX_NEIGHBOUR_ROUTER != 0)
+        self._reply(segment, reply, length)
         count(&self.tally, ANSWERED, 1)
         return True
 
