@@ -14,7 +14,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import textwrap
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +25,12 @@ from msgspec import Struct
 from benchmarks import ROOT
 from benchmarks.datapath import machine, report
 from benchmarks.datapath import results as datapath
+from benchmarks.datapath.report import paragraph, row
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 SUITES = ("codec", "capture")
 HEAD = "# Performance\n"
-WIDTH = 104
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -131,20 +130,12 @@ def _marks(suite: str) -> tuple[str, str]:
 
 def _about(run: Run) -> list[str]:
     where = run.machine
-    return _paragraph(
+    return paragraph(
         f"{where.cpu}, {where.n_cpus} CPUs, Linux {where.kernel}, {where.distribution}, "
         f"Python {where.python}, {', '.join(where.tools)}. Commit {run.commit}, {run.date}, "
         f"`{run.command}`, one core. Meanwhile other processes took {where.foreign_share:.0%} of the "
         f"machine's CPU time, and the hypervisor {where.steal_share:.0%}."
     )
-
-
-def _paragraph(text: str) -> list[str]:
-    return [*textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False), ""]
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 READING = (
@@ -175,24 +166,24 @@ ROWS = (
 
 
 def _codec(run: Run) -> list[str]:
-    lines = ["## Codec", "", *_about(run), *_paragraph(READING)]
-    lines += [_row("", "beside", "aim", "ratio", "ns a packet"), _row("---", "---", "---:", "---:", "---:")]
+    lines = ["## Codec", "", *_about(run), *paragraph(READING)]
+    lines += [row("", "beside", "aim", "ratio", "ns a packet"), row("---", "---", "---:", "---:", "---:")]
     for what, name, beside, aim in ROWS:
         info = run.cases[name].info
         ratio, ns, other = (info[key] for key in (f"ratio to {beside}", "ns", f"ns of {beside}"))
         wanted = f"at most {aim:g}" if aim else ""
-        lines.append(_row(what, beside, wanted, f"**{ratio:.2f}x**", f"{ns:.1f} ({other:.1f})"))
+        lines.append(row(what, beside, wanted, f"**{ratio:.2f}x**", f"{ns:.1f} ({other:.1f})"))
     speed = run.cases["checksum"].info["GB/s"]
     return [
         *lines,
         "",
-        *_paragraph(
+        *paragraph(
             f"The UDP checksum of 1,450 bytes: **{speed:.0f} GB/s** (aim: at least 10), with vectors as wide "
             "as the processor has them, chosen when it is loaded."
         ),
-        *_paragraph("Beside what one writes without vxcore, the same 256 frames (ns a packet):"),
-        _row("", "encap", "decap"),
-        _row("---", "---:", "---:"),
+        *paragraph("Beside what one writes without vxcore, the same 256 frames (ns a packet):"),
+        row("", "encap", "decap"),
+        row("---", "---:", "---:"),
         *(_others(run, name, text) for name, text in OTHERS.items()),
         "",
     ]
@@ -206,7 +197,7 @@ def _others(run: Run, name: str, text: str) -> str:
     for way in ("encap", "decap"):
         ns, ours = (run.cases[f"{way}_{who}"].info["ns"] for who in (name, "vxcore"))
         cells.append(f"**{ns / ours:,.0f}x** {ns:,.0f}")
-    return _row(text, *cells)
+    return row(text, *cells)
 
 
 FILES = (
@@ -234,15 +225,15 @@ COMMANDS = {
 def _capture(run: Run) -> list[str]:
     cases, unit = run.cases, run.cases["cat_of_the_same[new]"].info["CPU s/GB"]
     size, sample = (cases[name].info["MB"] for name in ("vxcore_to_a_file", "scapy"))
-    lines = ["## Capture files", "", *_about(run), *_paragraph(FILES.format(size=size, sample=sample))]
+    lines = ["## Capture files", "", *_about(run), *paragraph(FILES.format(size=size, sample=sample))]
     lines += [
-        _row("", "speed", "MB/CPU s", "CPU s/GB", "MB/s by the clock"),
-        _row("---", "---:", "---:", "---:", "---:"),
+        row("", "speed", "MB/CPU s", "CPU s/GB", "MB/s by the clock"),
+        row("---", "---:", "---:", "---:", "---:"),
     ]
     for name, text in COMMANDS.items():
         clock, cpu = cases[name].info["MB/s"], cases[name].info["CPU s/GB"]
         ratio = f"**{unit / cpu:.2f}x**" if unit / cpu > 0.01 else f"**1/{cpu / unit:,.0f}x**"
-        lines.append(_row(text, ratio, f"{1000 / cpu:,.0f}", f"{cpu:,.3g}", f"{clock:,.4g}"))
+        lines.append(row(text, ratio, f"{1000 / cpu:,.0f}", f"{cpu:,.3g}", f"{clock:,.4g}"))
     return [*lines, ""]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class Table:
         if not columns:
             return []
         rows = dict.fromkeys(name.rpartition("/")[2] for key in columns for name in self._row(key))
-        lines = [_row(["", *columns.values()]), _row(["---", *["---:"] * len(columns)])]
-        return [*lines, *(_row([_who(who), *(self._cell(key, who) for key in columns)]) for who in rows), ""]
+        lines = [row("", *columns.values()), row("---", *["---:"] * len(columns))]
+        return [*lines, *(row(_who(who), *(self._cell(key, who) for key in columns)) for who in rows), ""]
 
     def _row(self, key: str) -> list[str]:
         return [name for name in self.found if name.rpartition("/")[0] == key]
@@ -55,7 +55,8 @@ class Table:
         return beside + self.cell(measured) + (NOISY if measured.noisy else "")
 
 
-def _row(cells: Iterable[str]) -> str:
+def row(*cells: str) -> str:
+    """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -107,13 +108,14 @@ def _microseconds(m: Measurement) -> str:
 
 def section(run: Run) -> str:
     """The whole section, marks included."""
-    lines = [BEGIN, "## Data path", "", *_paragraph(_about(run)), *_paragraph(READING), *_aims(run)]
+    lines = [BEGIN, "## Data path", "", *paragraph(_about(run)), *paragraph(READING), *_aims(run)]
     for table in (*(_tcp(run, mode) for mode in ("offload", "wire", "nic")), _pps(run), _latency(run)):
         lines += table
     return "\n".join([*lines, *_doubts(run), END]) + "\n"
 
 
-def _paragraph(text: str) -> list[str]:
+def paragraph(text: str) -> list[str]:
+    """Its lines, and an empty one."""
     return [*textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False), ""]
 
 
@@ -164,13 +166,13 @@ def _aims(run: Run) -> list[str]:
         ]
         if ratios:
             best, name = max(ratios) if which == "at least" else min(ratios)
-            rows.append(_row([f"`{name}` / `{other}`", f"{which} {aim:g}", f"**{best:.2f}**"]))
-    return [_row(["ratio", "aim", "measured"]), _row(["---", "---", "---:"]), *rows, ""] if rows else []
+            rows.append(row(f"`{name}` / `{other}`", f"{which} {aim:g}", f"**{best:.2f}**"))
+    return [row("ratio", "aim", "measured"), row("---", "---", "---:"), *rows, ""] if rows else []
 
 
 def _doubts(run: Run) -> list[str]:
     noisy = [f"{m.name} ({', '.join(m.noisy)})" for m in run.measurements if m.noisy]
-    lines = _paragraph(f"\\* Noisy in half of the samples or more: {'; '.join(noisy)}.") if noisy else []
+    lines = paragraph(f"\\* Noisy in half of the samples or more: {'; '.join(noisy)}.") if noisy else []
     missing = [f"- {one.name}: {one.reason}" for one in run.missing]
     return lines + (["Not measured:", "", *missing, ""] if missing else [])
 
