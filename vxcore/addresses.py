@@ -59,6 +59,11 @@ class MacAddress(str):
         """The six bytes as they stand in a frame."""
         return parse_mac(self)
 
+    @property
+    def number(self) -> int:
+        """As the tables have it: its 48 bits, the first byte highest."""
+        return int.from_bytes(self.packed, "big")
+
 
 def parse_mac(text: str) -> bytes:
     """The six bytes of a MAC address, any kind, written with colons or dashes in either case.

@@ -276,10 +276,10 @@ class Engine:
     def _set_entries(self, segment: Segment, before: Sequence[Any], entries: Sequence[Any]) -> None:
         """The static entries of a segment, in the place of those before."""
         for entry in [entry for entry in before if entry.mac not in {e.mac for e in entries}]:
-            self.fdb.delete(segment.vni, int(entry.mac.replace(":", ""), 16), missing_ok=True)
+            self.fdb.delete(segment.vni, entry.mac.number, missing_ok=True)
         fresh = [entry for entry in entries if entry not in before]
         if fresh:
-            macs = [int(entry.mac.replace(":", ""), 16) for entry in fresh]
+            macs = [entry.mac.number for entry in fresh]
             self.fdb.replace(segment.vni, macs, [self.remotes.require(entry.remote) for entry in fresh])
 
     def _set_neighbours(self, segment: Segment, before: Sequence[Any], after: Sequence[Any]) -> None:
@@ -289,7 +289,7 @@ class Engine:
             self.neighbours.remove(segment.vni, sorted(gone, key=str), missing_ok=True)
         fresh = [entry for entry in after if entry not in before]
         if fresh:
-            macs = [int(entry.mac.replace(":", ""), 16) for entry in fresh]
+            macs = [entry.mac.number for entry in fresh]
             addresses = [entry.address for entry in fresh]
             self.neighbours.set(segment.vni, addresses, macs, [entry.router for entry in fresh])
 

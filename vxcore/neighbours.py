@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vxcore.addresses import parse_unicast
 from vxcore.journal import Journal
+from vxcore.remotes import packed
 
 AnyAddress = IPv4Address | IPv6Address | str
 Addresses = AnyAddress | Sequence[AnyAddress] | NDArray[np.uint8]
@@ -52,9 +53,5 @@ def _packed(given: Addresses) -> NDArray[np.uint8]:
     if isinstance(given, np.ndarray) and given.dtype == np.uint8:
         return np.atleast_2d(given)
     each = [given] if isinstance(given, (str, IPv4Address, IPv6Address)) else given
-    packed = [_mapped(parse_unicast(str(address))) for address in each]
-    return np.frombuffer(b"".join(packed), np.uint8).reshape(-1, 16)
-
-
-def _mapped(address: IPv4Address | IPv6Address) -> bytes:
-    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+    rows = [packed(parse_unicast(str(address))) for address in each]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from vxcore._fast.table import FLOODED, as_words, first
 from vxcore.errors import ConfigError
 from vxcore.journal import Journal
-from vxcore.remotes import IPAddress, Remotes
+from vxcore.remotes import IPAddress, Remotes, packed
 
 IPNetwork = IPv4Network | IPv6Network
 _MAPPED_BITS = 96
@@ -200,6 +200,5 @@ _RATES = {"flood": None, "drop": 0}
 
 
 def _prefix(network: IPNetwork) -> tuple[bytes, int]:
-    if network.version == 6:
-        return network.network_address.packed, network.prefixlen
-    return bytes(10) + b"\xff\xff" + network.network_address.packed, _MAPPED_BITS + network.prefixlen
+    n_bits = network.prefixlen if network.version == 6 else _MAPPED_BITS + network.prefixlen
+    return packed(network.network_address), n_bits

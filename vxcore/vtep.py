@@ -273,7 +273,7 @@ def _address(address: AnyAddress) -> IPAddress:
 
 
 def _mac(mac: ArrayLike | str) -> ArrayLike:
-    return int.from_bytes(MacAddress(mac).packed, "big") if isinstance(mac, str) else mac
+    return MacAddress(mac).number if isinstance(mac, str) else mac
 
 
 def _ranges(vnis: Iterable[int | str] | None) -> list[tuple[int, int]] | None:
