@@ -70,6 +70,7 @@ _PREFIXES = Meta(description=f'"peers", "any", or a list, each {PREFIX_FORM}')
 _VNIS = Meta(description=f"a list, each {VNIS_FORM}")
 _COLLECTED = Meta(description=f'"all", or a list, each {VNIS_FORM}')
 _SOURCES = Meta(description=f'"any", or a list, each {PREFIX_FORM}')
+_FILE = Meta(pattern=r"\A[^\x00]*[^\x00/]\Z", description="a file")
 _DIRECTORY = Meta(pattern=r"\A[^\x00]+\Z", description="a directory")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
 _SOURCE_PORTS = 16
@@ -300,6 +301,14 @@ class Lanes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Microseconds to look for more packets before a lane sleeps."""
 
 
+class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where what was learned is kept over a restart."""
+
+    file: Annotated[str, _FILE] | None = None
+    """Read at the start, and written every `interval` seconds and at the end; None: nothing is kept."""
+    interval: Annotated[int, Meta(ge=1, le=86_400)] = 60
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -313,6 +322,7 @@ class Settings(
     lanes: Lanes = msgspec.field(default_factory=Lanes)
     offload: Offload = msgspec.field(default_factory=Offload)
     tables: Tables = msgspec.field(default_factory=Tables)
+    state: State = msgspec.field(default_factory=State)
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]

@@ -31,6 +31,7 @@ from vxcore.fdb import Fdb
 from vxcore.groups import Groups
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.journal import Journal
+from vxcore.mender import Mender
 from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
 from vxcore.packet import PacketUnderlay
@@ -50,6 +51,7 @@ from vxcore.ports import (
 )
 from vxcore.remotes import Remotes
 from vxcore.segments import Policy, Rate, Segments
+from vxcore.state import Keeper, Memory
 from vxcore.verdict import Verdict
 from vxcore.xdp_ports import XdpOverlay, XdpUnderlay
 
@@ -119,7 +121,19 @@ class Engine:
         undo.callback(self._groups.close)
         self._groups.join(_groups(self.settings.segments))
         self._make_tables(n_lanes, undo)
+        self._mender = Mender(self._mend)
+        undo.callback(self._mender.close)
         undo.callback(self._close_overlays)
+        self._open_segments()
+        known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
+        self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
+        self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
+        self._groups.serve(self._lanes, self.tables.wait_for_lanes)
+        self._started = True
+        self._start_threads(undo)
+
+    def _open_segments(self) -> None:
+        """The ports of segments and collectors, and then all of it in the tables."""
         for place, segment in enumerate(self.settings.segments):
             self._overlays[place] = self._open_overlay(segment)
         for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
@@ -130,14 +144,23 @@ class Engine:
                 self._fill(segment, place)
             for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
                 self._fill_collector(collect, place)
-        known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
-        self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
-        self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
-        self._groups.serve(self._lanes, self.tables.wait_for_lanes)
-        self._started = True
+
+    def _start_threads(self, undo: ExitStack) -> None:
+        """What was learned before is there before lanes run, and is written when none does any more."""
+        keeper = self._keeper()
+        if keeper is not None:
+            keeper.restore()
+            keeper.start(undo)
         for n, lane in enumerate(self._lanes):
             self._start(n, lane, undo)
         self.events.start(undo)
+        self._mender.start(undo)
+
+    def _keeper(self) -> Keeper | None:
+        kept = self.settings.state
+        if kept.file is None:
+            return None
+        return Keeper(Memory(self.journal, self.remotes, self.fdb), kept.file, kept.interval)
 
     def _make_tables(self, n_lanes: int, undo: ExitStack) -> None:
         limits, underlay = self.settings.tables, self.settings.underlay
@@ -325,6 +348,7 @@ class Engine:
             max_overlays=self._max_segments,
             n_lanes=self.settings.lanes.count,
             ring=self.events.rings[number],
+            lost_fd=self._mender.fd,
         )
 
     def _takes_udp(self) -> bool:
@@ -400,6 +424,27 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error
+
+    def _mend(self) -> bool:
+        """Open the TAP devices again that were deleted; whether none is missing any more."""
+        with self._lock:
+            lost = {place: code for place in self._overlays if (code := self._lost(place))}
+            done = [self._open_again(place, code) for place, code in lost.items()]
+            return all(done)
+
+    def _lost(self, place: int) -> int:
+        return max(lane.lost(place) for lane in self._lanes)
+
+    def _open_again(self, place: int, code: int) -> bool:
+        overlay = self._overlays[place]
+        if not isinstance(overlay, Tap):
+            self._fail(OSError(code, f"overlay port {overlay.name}: {os.strerror(code)}"))
+            return True
+        if not overlay.reopen():
+            return False
+        for lane in self._lanes:
+            lane.revive(place)
+        return True
 
     # Changing
 

@@ -26,7 +26,7 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from vxcore._fast.port import OverlayPort
 from vxcore._fast.tap import TapPort
 from vxcore.config import Offload, Underlay
-from vxcore.errors import ConfigError, UnsupportedError
+from vxcore.errors import ConfigError, UnsupportedError, VxcoreError
 from vxcore.wire import ETH_LEN, VXLAN_LEN
 
 IPAddress = IPv4Address | IPv6Address
@@ -114,6 +114,7 @@ class Tap:
         self.fds: list[int] = []
         self._before: tuple[int, bool] | None = None
         self._dropped_before = 0
+        self._missing = False
         with ExitStack() as undo, IPRoute() as route:
             existing = _link(route, name)
             self._refuse_other_kinds(existing)
@@ -161,6 +162,22 @@ class Tap:
         if self._before is not None:
             with IPRoute() as route:
                 self._set(route, *self._before)
+
+    def reopen(self) -> bool:
+        """Make the device again that somebody deleted, behind the same descriptors; False: not yet."""
+        try:
+            again = Tap(self.name, self.mtu, len(self.fds), self.offload)
+        except (OSError, VxcoreError) as error:
+            if not self._missing:
+                log.error("%s was deleted and cannot be made again yet: %s", self.name, error)
+            self._missing = True
+            return False
+        for mine, new in zip(self.fds, again.fds, strict=True):
+            os.dup2(new, mine, inheritable=False)
+            os.close(new)
+        self._before, self._dropped_before, self._missing = again._before, again._dropped_before, False
+        log.warning("%s was deleted and is made again, without the addresses that it had", self.name)
+        return True
 
     def port(self, lane: int, segment: int) -> TapPort:
         """The queue of one lane."""

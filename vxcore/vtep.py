@@ -23,7 +23,7 @@ from vxcore.neighbours import Addresses
 from vxcore.remotes import IPAddress
 
 AnyAddress = IPAddress | str
-_FIXED = ("underlay", "lanes", "offload", "tables")
+_FIXED = ("underlay", "lanes", "offload", "tables", "state")
 _QUEUE_LEN = 4096
 
 
@@ -99,7 +99,7 @@ class Vtep(Engine):
         """Become what `settings` say, by the difference to what is now; other segments do not notice.
 
         Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
-        ``[underlay]``, ``[lanes]``, ``[offload]`` and ``[tables]``.
+        ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]`` and ``[state]``.
         """
         with self._lock:
             if settings.collects != self.settings.collects:

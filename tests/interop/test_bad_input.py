@@ -186,15 +186,6 @@ def test_a_file_with_two_segments_and_a_static_entry(pair: list[Host], tmp_path:
     assert vtep.counters()["fdb"]["entries"] == 1
 
 
-def test_a_tap_deleted_under_a_running_vtep_ends_it_with_a_word(pair: list[Host]) -> None:
-    one, two = pair
-    vtep = VtepProcess(one, *up(one, two))
-    one.ip("link", "delete", "vx42")
-    wait_until(lambda: vtep.process.poll() is not None, "the VTEP has ended")
-    assert vtep.process.returncode == 1
-    assert "a lane failed: overlay port vx42: File descriptor in bad state" in vtep.process.communicate()[1]
-
-
 @pytest.mark.parametrize(
     ("payload", "verdict"),
     [

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport close
+from posix.unistd cimport close, write
 
 import os
 
@@ -72,7 +72,8 @@ cdef class Lane:
     `strict` drops packets with reserved header bits; `ecn_linux` sends inner CE as ECT(0);
     `join_tcp` and `join_udp` let frames of one flow reach the overlay as super-frames;
     `busy_poll_us` is how long the lane looks for more before it sleeps; `n_lanes` shares a segment's rates,
-    of which this lane gets its part; `ring` is where it tells Python what happens.
+    of which this lane gets its part; `ring` is where it tells Python what happens; `lost_fd` is an eventfd
+    that is told of an overlay port that failed for good. Without it the lane ends then.
     """
 
     cdef Tables tables
@@ -94,7 +95,7 @@ cdef class Lane:
     cdef Joins *joins
     cdef Recent recent
     cdef Tally tally
-    cdef int epoll_fd, stop_fd, failed_fd
+    cdef int epoll_fd, stop_fd, lost_fd, failed_fd
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes
     cdef uint32_t now_s, answers_left
@@ -115,8 +116,9 @@ cdef class Lane:
 
     def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
                  strict: bool = False, ecn_linux: bool = False, join_tcp: bool = True, join_udp: bool = True,
-                 busy_poll_us: int = 0, max_overlays: int = 0, n_lanes: int = 1, Ring ring = None):
-        self.tables = tables
+                 busy_poll_us: int = 0, max_overlays: int = 0, n_lanes: int = 1, Ring ring = None,
+                 lost_fd: int = -1):
+        self.tables, self.lost_fd = tables, lost_fd
         self.reader = Reader(tables, ring)
         self.seat = self.reader.seat
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
@@ -245,6 +247,17 @@ cdef class Lane:
         vx_store_release_p(<void **>&self.overlays[number], &self.closed)
         self._overlay_ports[number] = None
         return port
+
+    def lost(self, number: int) -> int:
+        """The errno for which an overlay port is read from no more; 0: it is well, or not there."""
+        return vx_load_acquire(&self._overlay_at(number).lost)
+
+    def revive(self, number: int) -> None:
+        """Read from an overlay port again whose descriptor stands for something new."""
+        cdef OverlayPort port = self._overlay_ports[number]
+        vx_store_release(&port.port.lost, 0)
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.port.fd, NULL)  # if this lane has not noticed
+        self._watch_one(port.port.fd, OVERLAY_TOKEN, number)
 
     def listen(self, fd: int) -> None:
         """Read from one more UDP socket too, bound to an IP multicast group, while the lane runs."""
@@ -522,8 +535,7 @@ cdef class Lane:
                 self.frames[i].data = self.slots + i * <size_t>SLOT_STRIDE + SLOT_ROOM
             n = port.receive(port.state, self.frames, MAX_BURST, BURST_BYTES)
             if n < 0:
-                self.failed_fd = port.fd
-                return -n
+                return self._lose(port, -n)
             if n == 0:
                 return 0
             self.bursts += 1
@@ -537,6 +549,16 @@ cdef class Lane:
             if n < MAX_BURST:
                 return 0
         return 0
+
+    cdef int _lose(self, Overlay *port, int error) noexcept nogil:
+        """Read from a port no more that failed for good, and have Python see to it; the errno without it."""
+        cdef uint64_t one = 1
+        self.failed_fd = port.fd
+        if self.lost_fd < 0:
+            return error
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.fd, NULL)
+        vx_store_release(&port.lost, error)
+        return 0 if write(self.lost_fd, &one, sizeof(one)) > 0 else error
 
     cdef bint _take_superframes(self) noexcept nogil:
         """Whether all underlays do; one that finds the kernel refuses them no longer does."""

@@ -86,6 +86,7 @@ cdef struct Origin:
 cdef struct Overlay:
     void *state
     int fd                   # readable when frames wait
+    uint32_t lost            # the errno for which the lane reads from it no more, else 0
     uint32_t mtu
     uint32_t segment
     bint superframes         # takes frames that are yet to be cut or whose checksum is yet to be finished

@@ -1461,16 +1461,18 @@ cdef class Reader:
                 vx_fdb_find_batch(self.seat, s, &keys[i], min(<uint32_t>LANE_BATCH, n - i), &found[i], now)
         return np.asarray(found)
 
-    def fdb_learn(self, segment: int, macs, targets, now_s: int) -> None:
-        """Learn that frames came from these addresses at these targets, one or (n,). Releases the GIL."""
+    def fdb_learn(self, segment: int, macs, targets, now_s) -> None:
+        """Learn that frames came from these addresses at these targets, at that time; both one or (n,).
+        Releases the GIL.
+        """
         cdef const uint64_t[::1] keys = as_macs(macs)
         cdef const uint32_t[::1] places = as_rows(targets, len(keys), np.uint32, "target")
+        cdef const uint32_t[::1] now = as_rows(now_s, len(keys), np.uint32, "now_s")
         cdef const Segment *s = self._entered(segment)
         cdef Py_ssize_t i
-        cdef uint32_t now = now_s
         with nogil:
             for i in range(keys.shape[0]):
-                vx_fdb_learn(self.seat, s, keys[i], places[i], now)
+                vx_fdb_learn(self.seat, s, keys[i], places[i], now[i])
 
     def fdb_sweep(self, n_buckets: int, now_s: int) -> None:
         """Forget what has aged or was flushed in the next buckets. Releases the GIL."""
