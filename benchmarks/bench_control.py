@@ -67,7 +67,7 @@ def filled(n_entries: int) -> tuple[Control, Any, Any, Any]:
 
 
 @pytest.mark.benchmark(group="load all 16,777,216 VNIs with a remote each, through vxcore.segments")
-def test_all_vnis(benchmark: Any) -> None:
+def test_all_vnis_by_segments(benchmark: Any) -> None:
     code = ALL_VNIS.format(path=str(__file__).rpartition("/")[0])
     results: list[str] = []
 
@@ -81,7 +81,7 @@ def test_all_vnis(benchmark: Any) -> None:
 
 
 @pytest.mark.benchmark(group="1,000,000 FDB entries in 1,024 VNIs: move all, in one call through vxcore.fdb")
-def test_replace(benchmark: Any) -> None:
+def test_replace_by_fdb(benchmark: Any) -> None:
     control, vnis, macs, remotes = filled(1_000_000)
     turns = iter(range(1, 100))
     benchmark.pedantic(

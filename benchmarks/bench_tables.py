@@ -274,6 +274,7 @@ def test_no_pause(benchmark: Any) -> None:
     finally:
         stop.set()
         writer.join()
+    benchmark.extra_info["slowest_us"] = benchmark.stats.stats.max * 1e6
     assert tables.fdb_counters()["flushed"] > 0
 
 

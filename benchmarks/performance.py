@@ -1,6 +1,6 @@
-"""Makes docs/performance.md of what was measured; `--run` measures codec and capture first.
+"""Makes docs/performance.md of what was measured; `--run` measures suites first.
 
-Place in the house: above bench_codec.py and bench_capture.py, which it runs under pytest-benchmark, and
+Place in the house: above the bench_*.py of SUITES, which it runs under pytest-benchmark, and
 above datapath, whose report makes a section of the same page. What a run says of itself is kept in
 results/SUITE.json; the page is made of these files alone, and a test holds it equal to them.
 """
@@ -29,7 +29,12 @@ from benchmarks.datapath.report import paragraph, row
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-SUITES = ("codec", "capture")
+# The files of each suite, and the packages that take part.
+SUITES = {
+    "codec": (("codec",), ("numpy", "scapy")),
+    "tables": (("tables", "control", "live"), ("numpy",)),
+    "capture": (("capture",), ("dpkt", "scapy")),
+}
 HEAD = "# Performance\n"
 
 
@@ -69,11 +74,12 @@ class Run(Struct, frozen=True, kw_only=True):
 
 
 def measure(suite: str, commit: str) -> Run:
-    """Run bench_SUITE.py; CalledProcessError when a case failed."""
+    """Run the files of a suite; CalledProcessError when a case failed."""
     meter, started = machine.Meter(), datetime.now(UTC)
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.json"
-        command = [sys.executable, "-m", "pytest", "-q", f"benchmarks/bench_{suite}.py"]
+        files = [f"benchmarks/bench_{name}.py" for name in SUITES[suite][0]]
+        command = [sys.executable, "-m", "pytest", "-q", *files]
         subprocess.run([*command, f"--benchmark-json={told}"], check=True, cwd=ROOT)
         cases = json.loads(told.read_bytes())["benchmarks"]
     foreign, steal = meter.shares()
@@ -93,8 +99,7 @@ def _case(told: dict[str, dict[str, float]]) -> Case:
 
 
 def _machine(suite: str, foreign: float, steal: float) -> Machine:
-    packages = {"codec": ["numpy", "scapy"], "capture": ["dpkt", "scapy"]}[suite]
-    tools = [f"{name} {version(name)}" for name in packages]
+    tools = [f"{name} {version(name)}" for name in SUITES[suite][1]]
     if suite == "capture":
         tools.append(machine.version_of("editcap", "--version").rstrip("."))
     return Machine(
@@ -120,7 +125,7 @@ def keep(run: Run, path: Path) -> None:
 
 def section(suite: str, run: Run) -> str:
     """A suite's whole section, marks included."""
-    lines = {"codec": _codec, "capture": _capture}[suite](run)
+    lines = {"codec": _codec, "tables": _tables, "capture": _capture}[suite](run)
     return "\n".join([*_marks(suite)[:1], *lines, *_marks(suite)[1:]]) + "\n"
 
 
@@ -198,6 +203,93 @@ def _others(run: Run, name: str, text: str) -> str:
         ns, ours = (run.cases[f"{way}_{who}"].info["ns"] for who in (name, "vxcore"))
         cells.append(f"**{ns / ours:,.0f}x** {ns:,.0f}")
     return row(text, *cells)
+
+
+TABLES = (
+    "What lanes look up and Python changes: segments, forwarding table (FDB), flood sets. Times are medians; "
+    "memory is resident, of a process of its own. Lookups are of random keys, in batches of 256, and their "
+    "time includes the call from Python for each 2,000 batches. *While a lane forwards*: a VTEP process gets "
+    "{rate:,.0f} frames a second from its TAP, of which {lost:.0f} of {offered:,.0f} were lost. *Beside "
+    "changes*: the lookups of one thread while another flushes, ages and replaces a million entries."
+)
+
+
+def _tables(run: Run) -> list[str]:
+    live = run.cases["updates_while_forwarding"].info
+    lines = ["## Tables", "", *_about(run)]
+    lines += paragraph(TABLES.format(rate=10_000, lost=live["lost"], offered=live["offered"]))
+    lines += [row("", "aim", "measured", "beside it"), row("---", "---:", "---:", "---:")]
+    return [*lines, *(row(*each) for each in _table_rows(run)), ""]
+
+
+def _table_rows(run: Run) -> list[tuple[str, str, str, str]]:
+    """What is measured, what was aimed at, the figure, and that of others."""
+
+    def of(name: str, key: str) -> float:
+        return run.cases[name].info[key]
+
+    def seconds(name: str) -> float:
+        return run.cases[name].median_s
+
+    def dict_lookup(n: str) -> str:
+        return f"{of(f'lookup_dict[{n}]', 'ns_per_packet'):.0f} ns, a dict"
+
+    vnis, heavy = "all_vnis", "entries_weigh[10000000]"
+    fills = (f"{seconds(name):.2f} s, {who}" for name, who in (("kernel", "the kernel"), ("dict", "a dict")))
+    return [
+        ("load all 16,777,216 VNIs, a remote each", "10 s", f"**{of(vnis, 'seconds'):.1f} s**", ""),
+        ("the whole process then", "1,000 MB", f"**{of(vnis, 'peak') / 1e6:,.0f} MB**", ""),
+        (
+            "the same through `vxcore.segments`",
+            "10 s",
+            f"**{of('all_vnis_by_segments', 'seconds'):.1f} s**",
+            "",
+        ),
+        ("memory of 10,000,000 FDB entries", "400 MB", f"**{of(heavy, 'grown') / 1e6:,.0f} MB**", ""),
+        (
+            "look up among 1,000",
+            "",
+            f"**{of('lookup[1,000]', 'ns_per_packet'):.0f} ns**",
+            dict_lookup("1,000"),
+        ),
+        (
+            "look up among 1,000,000",
+            "30 ns",
+            f"**{of('lookup[1,000,000]', 'ns_per_packet'):.0f} ns**",
+            dict_lookup("1,000,000"),
+        ),
+        ("look up among 10,000,000", "60 ns", f"**{of('lookup[10,000,000]', 'ns_per_packet'):.0f} ns**", ""),
+        ("replace 1,000,000 in one call", "1 M/s", f"**{of('replace', 'per_second') / 1e6:.1f} M/s**", ""),
+        ("through `vxcore.fdb`", "1 M/s", f"**{of('replace_by_fdb', 'per_second') / 1e6:.1f} M/s**", ""),
+        (
+            "by calls of 20,000 while a lane forwards",
+            "1 M/s",
+            f"**{of('updates_while_forwarding', 'per_second') / 1e6:.1f} M/s**",
+            "",
+        ),
+        ("one entry, by a call of its own", "", f"**{seconds('replace_one') * 1e6:.0f} µs**", ""),
+        ("flush 1,000,000 learned entries", "1 ms", f"**{seconds('flush') * 1e6:.0f} µs**", ""),
+        ("a lane's turn of ageing, 8,192 buckets", "1 ms", f"**{seconds('sweep') * 1e6:.0f} µs**", ""),
+        (
+            "a batch of lookups beside changes",
+            "1 ms",
+            f"**{seconds('no_pause') * 1e6:.0f} µs**, slowest {of('no_pause', 'slowest_us'):.0f}",
+            "",
+        ),
+        ("change a flood set of 1,024 remotes", "", f"**{seconds('flood_set') * 1e6:.0f} µs**", ""),
+        (
+            "send a frame to 1,024 remotes, CPU time of each",
+            "",
+            f"**{of('flood', 'ns_per_copy'):,.0f} ns**",
+            "",
+        ),
+        (
+            "fill an FDB with 100,000 entries and dump it",
+            "",
+            f"**{seconds('vxcore'):.3f} s**",
+            "; ".join(fills),
+        ),
+    ]
 
 
 FILES = (

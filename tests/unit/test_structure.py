@@ -28,7 +28,7 @@ FLOORS = [
     "remotes",
     "segments",
     "fdb neighbours",
-    "events",
+    "events state mender",
     "ports capture scapy",
     "packet nexthops gsotap xdp",
     "packet_overlay pcapng_overlay groups",
@@ -60,7 +60,17 @@ FAST_FLOORS = [
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
-KNOW_FAST |= {"pcapng_overlay", "xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
+KNOW_FAST |= {
+    "pcapng_overlay",
+    "xdp",
+    "xdp_ports",
+    "journal",
+    "segments",
+    "fdb",
+    "neighbours",
+    "events",
+    "state",
+}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()
