@@ -49,10 +49,13 @@ from vxcore.ports import (
     route_to,
     scope_of,
 )
+from vxcore.rehearsal import Rehearsal
 from vxcore.remotes import Remotes
 from vxcore.segments import Policy, Rate, Segments
 from vxcore.state import Keeper, Memory
 from vxcore.verdict import Verdict
+from vxcore.watches import PacketWatch, Sight
+from vxcore.wire import ETH_LEN
 from vxcore.xdp_ports import XdpOverlay, XdpUnderlay
 
 _NOT_RUNNING = "this VTEP does not run; use it inside `with Vtep(settings) as vtep:`"
@@ -586,6 +589,30 @@ class Engine:
             self.journal.on_failure(lambda: tap.set_mtu(before))
 
     # Observing
+
+    def _watch_packets(self, **wanted: Any) -> PacketWatch:
+        self._require_running()
+        return PacketWatch(self._lanes, self.tables, self.remotes, self._device, **wanted)
+
+    def _rehearsal(self) -> Rehearsal:
+        self._require_running()
+        families = tuple(local.version for local in self.locals)
+        n_places = max(self._overlays, default=0) + 1
+        return Rehearsal(self.tables, self.remotes, self.settings.underlay, families, n_places, self._device)
+
+    def _fits(self, sight: Sight) -> Sight:
+        """What the narrowest way says to a frame that is to be sent."""
+        segment = self._segments[sight.vni]
+        peers = segment.flood if sight.remote is None else [sight.remote]
+        for remote in peers if sight.verdict == Verdict.DELIVERED else ():
+            room = route_to(remote, self.settings.underlay.dev)[1] - OVERHEAD[remote.version] + ETH_LEN
+            if sight.length > room:
+                return sight._replace(verdict=Verdict.TOO_BIG)
+        return sight
+
+    def _device(self, place: int) -> str | None:
+        overlay = self._overlays.get(place)
+        return None if overlay is None else overlay.name
 
     def describe(self) -> list[dict[str, Any]]:
         """A dict per segment: vni, port and dev, mtu, and the flood set's remotes as text."""

@@ -6,7 +6,7 @@ checked; what they mean is done by engine, remotes, segments and fdb.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from vxcore.errors import ConfigError
 from vxcore.events import Event, Subscription
 from vxcore.neighbours import Addresses
 from vxcore.remotes import IPAddress
+from vxcore.watches import PacketWatch, Sight
 
 AnyAddress = IPAddress | str
 _FIXED = ("underlay", "lanes", "offload", "tables", "state")
@@ -248,6 +249,41 @@ class Vtep(Engine):
         if table not in tables:
             raise ConfigError(f"snapshot of {table!r}: known are {', '.join(tables)}")
         return tables[table]()
+
+    def watch(
+        self,
+        *,
+        vni: int | None = None,
+        mac: int | str | None = None,
+        ways: Sequence[str] = ("out", "in"),
+        snap_len: int = 65_535,
+        dropped_only: bool = False,
+    ) -> PacketWatch:
+        """Packets from now on, each with its verdict: ``with vtep.watch(vni=42) as seen: seen.take()``.
+
+        None is any `vni`, and any `mac`, which is source or destination of the inner frame. `ways` are "out",
+        from overlay to underlay, and "in". Up to `snap_len` bytes of each are kept. Up to four watches may be
+        there at a time. ``vxcore.trace`` says in words what happened to each.
+        """
+        number = MacAddress(mac).number if isinstance(mac, str) else mac
+        return self._watch_packets(
+            vni=vni, mac=number, ways=ways, snap_len=snap_len, dropped_only=dropped_only
+        )
+
+    def foretell_out(self, vni: int, frame: bytes) -> Sight:
+        """What would become of a frame from the overlay port of a segment; nothing is sent or learned.
+
+        Not known are what devices would say of it, and whether a rate still lets it through. Raises
+        ConfigError for an unknown VNI, OSError when there is no route.
+        """
+        with self._lock:
+            self._segment(vni)
+            return self._fits(self._rehearsal().out(self.segments.number(vni), frame))
+
+    def foretell_in(self, packet: bytes, source: AnyAddress, *, source_port: int = 0, tos: int = 0) -> Sight:
+        """The same of a packet from the underlay, given from its VXLAN header on."""
+        with self._lock:
+            return self._rehearsal().arrive(packet, _address(source), source_port, tos)
 
     def subscribe(self, kinds: Iterable[str] | None = None, size: int = _QUEUE_LEN) -> Subscription:
         """Events of these kinds (None: all; see ``vxcore.events.Event``) from now on.

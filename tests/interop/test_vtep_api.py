@@ -224,7 +224,7 @@ def test_events_tell_what_happens(lan: Lan) -> None:
     mac = two.mac("vx42")
     assert vtep.happens(kind="remote_added")["remote"] == two.v4
     assert vtep.happens(kind="learned", mac=mac)["remote"] == two.v4
-    assert vtep("called")["learned"] >= 1
+    assert vtep("told")["learned"] >= 1
     assert vtep.happens(kind="aged", mac=mac)["was"] == two.v4
     one.ip("neigh", "replace", "10.42.0.9", "lladdr", "02:00:00:00:00:09", "dev", "vx42")
     assert not one.pings("10.42.0.9")

@@ -18,7 +18,7 @@ import numpy as np
 import vxcore
 from support.hosts import DEADLINE_S, Host, wait_until
 from support.tree import ROOT
-from vxcore import Vtep, config
+from vxcore import Vtep, config, trace
 
 QUEUE_LEN = 10_000
 
@@ -77,20 +77,47 @@ class Program:
         vtep.on_event(lambda event: self.called.update([event.kind]), ["learned", "remote_added"])
 
     def do(self, name: str, arguments: list[Any], options: dict[str, Any]) -> Any:
-        if name == "take":
-            return [plain(event._asdict()) for event in self.events.take()]
-        if name == "rewrite":
-            return self.rewrite(*arguments)
-        if name == "tidy":
-            return self.vtep.events.tidy()
-        if name == "called":
-            return dict(self.called)
-        if name == "snapshot":
-            rows = self.vtep.snapshot(*arguments)
-            return [dict(zip(rows.dtype.names, plain(row), strict=True)) for row in rows.tolist()]
+        """One of the methods here, or else of the Vtep."""
         if name == "apply":
             arguments = [config.from_mapping(arguments[0])]
-        return getattr(self.vtep, name)(*arguments, **options)
+        return getattr(self if name in vars(Program) else self.vtep, name)(*arguments, **options)
+
+    def take(self) -> list[Any]:
+        return [plain(event._asdict()) for event in self.events.take()]
+
+    def tidy(self) -> None:
+        self.vtep.events.tidy()
+
+    def told(self) -> dict[str, int]:
+        return dict(self.called)
+
+    def snapshot(self, table: str) -> list[dict[str, Any]]:
+        rows = self.vtep.snapshot(table)
+        return [dict(zip(rows.dtype.names, plain(row), strict=True)) for row in rows.tolist()]
+
+    def watch(self, **options: Any) -> None:
+        self.watched = self.vtep.watch(**options).__enter__()
+
+    def seen(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **plain(s._asdict()),
+                "data": s.data.hex(),
+                "headline": trace.headline(s),
+                "steps": trace.steps(s),
+            }
+            for s in self.watched.take()
+        ]
+
+    def foretell(self, way: str, data: str, where: Any) -> dict[str, Any]:
+        """Of a frame in a VNI, or of a packet from an address."""
+        packet = bytes.fromhex(data)
+        told = self.vtep.foretell_out(where, packet) if way == "out" else self.vtep.foretell_in(packet, where)
+        return {**plain(told._asdict()), "data": told.data.hex(), "steps": trace.steps(told)}
+
+    def unwatch(self) -> int:
+        self.watched.__exit__(None, None, None)
+        return self.watched.lost
 
     def rewrite(self, vni: int, addresses: list[str], n: int, rounds: int) -> float:
         """Set and move `n` entries at a time; how many of them in a second of the thread's processor."""

@@ -28,7 +28,8 @@ FLOORS = [
     "remotes",
     "segments",
     "fdb neighbours",
-    "events state mender",
+    "events state mender watches",
+    "trace rehearsal",
     "ports capture scapy",
     "packet nexthops gsotap xdp",
     "packet_overlay pcapng_overlay groups",
@@ -48,29 +49,20 @@ FAST_FLOORS = [
     "c_* verdict",
     "batch",
     "flow",
-    "codec pcap vlan links tally events",
+    "codec pcap vlan links tally events watch",
     "table",
     "port",
     "hops packet_ring xsk",
     "udp tap packet gso gro icmp suppress",
-    "gsotap packet_overlay pcapng_overlay xdp_underlay xdp_overlay",
+    "gsotap packet_overlay pcapng_overlay xdp_underlay xdp_overlay rehearsal",
     "lane",
 ]
 # The Python modules that compiled ones may import, for exceptions and for set-up.
 FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
-KNOW_FAST |= {
-    "pcapng_overlay",
-    "xdp",
-    "xdp_ports",
-    "journal",
-    "segments",
-    "fdb",
-    "neighbours",
-    "events",
-    "state",
-}
+KNOW_FAST |= {"pcapng_overlay", "xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
+KNOW_FAST |= {"state", "watches", "rehearsal"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

@@ -5,10 +5,10 @@ holds no lock and never the GIL: Python starts it, reads its counters, and stops
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, write
 
 import os
@@ -20,6 +20,7 @@ from vxcore._fast.c_bytes cimport vx_be32, vx_load16, vx_load32, vx_load48, vx_s
 from vxcore._fast.c_events cimport *
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_table cimport *
+from vxcore._fast.c_watch cimport *
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.events cimport Ring
 from vxcore._fast.flow cimport *
@@ -30,6 +31,7 @@ from vxcore._fast.port cimport *
 from vxcore._fast.suppress cimport MAX_REPLY_LEN, Question, read_question, write_reply
 from vxcore._fast.table cimport NONE, Reader, Seat, Segment, Tables
 from vxcore._fast.verdict cimport *
+from vxcore._fast.watch cimport Watch
 
 cdef uint32_t NOWHERE = 0xFFFFFFFF
 cdef uint64_t BROADCAST_MAC = 0xFFFFFFFFFFFF
@@ -43,6 +45,7 @@ cdef enum:
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
     IDLE_MS = 1000
     ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
+    MAX_WATCHES = 4
     N_TOLD = 64              # addresses told of to Python in a second, remembered to tell each once
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
@@ -63,6 +66,15 @@ cdef struct Due:
     uint64_t ns[3]
 
 
+# A packet that is watched: as it came, and the verdicts counted so far.
+cdef struct Watched:
+    vx_sight *sights[MAX_WATCHES]
+    vx_watch *watches[MAX_WATCHES]
+    uint32_t n
+    uint64_t verdicts[N_VERDICTS]
+    uint64_t learned[5]
+
+
 cdef class Lane:
     """The loop over `underlays` (at most one for each IP family) and `overlays`, whose places are their
     numbers in the tables; `max_overlays` is how many there may be when others are attached later.
@@ -73,13 +85,16 @@ cdef class Lane:
     `join_tcp` and `join_udp` let frames of one flow reach the overlay as super-frames;
     `busy_poll_us` is how long the lane looks for more before it sleeps; `n_lanes` shares a segment's rates,
     of which this lane gets its part; `ring` is where it tells Python what happens; `lost_fd` is an eventfd
-    that is told of an overlay port that failed for good. Without it the lane ends then.
+    that is told of an overlay port that failed for good. Without it the lane ends then. A lane that
+    `rehearses` never runs and learns nothing; its ports are those of rehearsal.pyx.
     """
 
     cdef Tables tables
     cdef Reader reader
     cdef Seat *seat          # in the tables: between vx_enter and vx_leave what is looked up stays valid
-    cdef list _overlay_ports, _underlay_ports
+    cdef list _overlay_ports, _underlay_ports, _watches
+    cdef vx_watch *watches   # changed by Python
+    cdef vx_watch *watching  # the same, as of this burst
     cdef Overlay closed      # in the place of a port that is not there
     cdef Overlay **overlays  # changed by Python, one place at a time
     cdef Underlay **underlays
@@ -97,7 +112,7 @@ cdef class Lane:
     cdef Tally tally
     cdef int epoll_fd, stop_fd, lost_fd, failed_fd
     cdef int tos, ttl
-    cdef bint strict, ecn_linux, superframes
+    cdef bint strict, ecn_linux, superframes, rehearses
     cdef uint32_t now_s, answers_left
     cdef uint64_t busy_poll_ns, swept_s, now_ns
     cdef uint64_t wakeups, bursts
@@ -117,8 +132,8 @@ cdef class Lane:
     def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
                  strict: bool = False, ecn_linux: bool = False, join_tcp: bool = True, join_udp: bool = True,
                  busy_poll_us: int = 0, max_overlays: int = 0, n_lanes: int = 1, Ring ring = None,
-                 lost_fd: int = -1):
-        self.tables, self.lost_fd = tables, lost_fd
+                 lost_fd: int = -1, rehearses: bool = False):
+        self.tables, self.lost_fd, self._watches = tables, lost_fd, []
         self.reader = Reader(tables, ring)
         self.seat = self.reader.seat
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
@@ -132,7 +147,9 @@ cdef class Lane:
             raise MemoryError("no memory for a lane")
         self._take_overlays(list(overlays), max_overlays)
         self._take_underlays(list(underlays))
-        self._watch()
+        self.rehearses = rehearses
+        if not rehearses:
+            self._watch()
 
     def _take_overlays(self, list ports, max_overlays: int) -> None:
         self.max_overlays = max(len(ports), max_overlays)
@@ -267,6 +284,62 @@ cdef class Lane:
         """Read from it no more, once ``Tables.wait_for_lanes`` returns; until then it stays open."""
         epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
 
+    def show(self, Watch watch not None) -> None:
+        """Show it packets from now on. Raises ValueError when there are four watches already."""
+        if len(self._watches) == MAX_WATCHES:
+            raise ValueError(f"{MAX_WATCHES} watches are there; end one first")
+        self._watches.append(watch)
+        self._link_watches()
+
+    def hide(self, Watch watch not None) -> None:
+        """Show it no more, when ``Tables.wait_for_lanes`` returns; until then the caller keeps it."""
+        self._watches.remove(watch)
+        self._link_watches()
+
+    def _link_watches(self) -> None:
+        """A lane that follows the list meanwhile finds its end all the same."""
+        cdef vx_watch *following = NULL
+        for each in reversed(self._watches):
+            vx_store_release_p(<void **>&(<Watch>each).watch.next, following)
+            following = (<Watch>each).watch
+        vx_store_release_p(<void **>&self.watches, following)
+
+    def rehearse_out(self, segment: int, frame: bytes) -> None:
+        """Do with a frame from a segment's overlay port what would be done; a watch sees what that is."""
+        cdef Frame *first = &self.frames[0]
+        self._begin_rehearsal(frame)
+        memset(&first.vnet, 0, sizeof(vx_vnet))
+        first.data, first.length = self.slots + SLOT_ROOM, <uint32_t>len(frame)
+        self.superframes = True
+        try:
+            self._forward_watched(first, segment)
+        finally:
+            vx_leave(self.seat)
+
+    def rehearse_in(self, packet: bytes, source: bytes, source_port: int = 0, tos: int = 0) -> None:
+        """The same of a packet from the underlay, from its VXLAN header on; `source` has 16 bytes."""
+        cdef Datagram *first = &self.datagrams[0]
+        cdef const uint8_t *address = source
+        if len(source) != sizeof(first.source):
+            raise ValueError(f"{len(source)} address bytes")
+        self._begin_rehearsal(packet)
+        memset(first, 0, sizeof(Datagram))
+        first.data, first.length = self.slots + SLOT_ROOM, <uint32_t>len(packet)
+        first.step, first.source_port, first.tos = first.length, <uint16_t>source_port, <uint8_t>tos
+        memcpy(first.source, address, sizeof(first.source))
+        try:
+            self._deliver_watched(first)
+        finally:
+            vx_leave(self.seat)
+
+    def _begin_rehearsal(self, packet: bytes) -> None:
+        cdef const uint8_t *data = packet
+        if not self.rehearses or len(packet) > SLOT_LEN:
+            raise ValueError(f"{len(packet)} bytes, or a lane that does not rehearse")
+        memcpy(self.slots + SLOT_ROOM, data, len(packet))
+        vx_enter(self.seat)
+        self._tick(0, 0)
+
     def drops(self) -> dict[int, int]:
         """How many packets had each verdict but DELIVERED, by its number."""
         return {i: self.tally.verdicts[i] for i in range(1, N_VERDICTS) if self.tally.verdicts[i]}
@@ -289,6 +362,7 @@ cdef class Lane:
         cdef uint64_t busy_until = 0
         cdef int n, i, failed
         while True:
+            self._wake_watchers()
             vx_leave(self.seat)
             if self.seat.ring:
                 vx_wake_reader(self.seat.ring)
@@ -313,8 +387,9 @@ cdef class Lane:
         now_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
         self.now_s, self.now_ns = <uint32_t>now.tv_sec, now_ns
         self.recent.segment = NONE
+        self.watching = <vx_watch *>vx_load_acquire_p(<void **>&self.watches)
         self.wakeups += busy_until == 0
-        if self.swept_s != <uint64_t>now.tv_sec:
+        if self.swept_s != <uint64_t>now.tv_sec and not self.rehearses:
             self.swept_s = now.tv_sec
             self.answers_left = ANSWERS_PER_S
             memset(self.told, 0, sizeof(self.told))
@@ -362,7 +437,10 @@ cdef class Lane:
                 return 0
             self.bursts += 1
             for i in range(n):
-                self._deliver(&self.datagrams[i])
+                if self.watching == NULL:
+                    self._deliver(&self.datagrams[i])
+                else:
+                    self._deliver_watched(&self.datagrams[i])
             gro_flush(self.joins)
             self._flush_overlays()
             if n < MAX_BURST:
@@ -512,6 +590,8 @@ cdef class Lane:
 
     cdef inline void _learn(self, const Segment *segment, uint64_t mac, int32_t remote,
                             const uint8_t *source) noexcept nogil:
+        if self.rehearses:
+            return
         if remote == NONE:
             self._tell_once(VX_STRANGER_EVENT, segment.vni, mac, source)
         elif mac != self.recent.mac:
@@ -544,7 +624,10 @@ cdef class Lane:
                 continue
             self.superframes = self._take_superframes()
             for i in range(n):
-                self._forward(&self.frames[i], port.segment)
+                if self.watching == NULL:
+                    self._forward(&self.frames[i], port.segment)
+                else:
+                    self._forward_watched(&self.frames[i], port.segment)
             self._flush()
             if n < MAX_BURST:
                 return 0
@@ -733,6 +816,117 @@ cdef class Lane:
             count(&self.tally, UNDERLAY_REFUSED, n)
         else:
             port.send(port.state, pieces, n, heading)
+
+    # -- packets that are watched --------------------------------------------------------------
+
+    cdef void _forward_watched(self, Frame *frame, uint32_t number) noexcept nogil:
+        cdef const Segment *segment = vx_segment_at(self.seat, number)
+        cdef Watched seen
+        cdef vx_sight sight
+        if not self._begin_watched(&seen, VX_OUT, segment.vni, frame.data, frame.data, frame.length):
+            self._forward(frame, number)
+            return
+        self._flush()
+        memset(&sight, 0, sizeof(vx_sight))
+        sight.remote = NONE
+        if not frame.data[0] & 1:
+            sight.remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
+        sight.port, sight.gso_size = segment.port, frame.vnet.gso_size if frame.vnet.gso_type else 0
+        self._note_counts(&seen)
+        self._forward(frame, number)
+        self._flush()
+        self._end_watched(&seen, VX_OUT, segment.vni, &sight)
+
+    cdef void _deliver_watched(self, const Datagram *d) noexcept nogil:
+        """Each packet of a datagram by itself."""
+        cdef Datagram one = d[0]
+        cdef uint32_t at = 0
+        while at < d.length or at == 0:
+            one.data, one.length = d.data + at, min(d.step, d.length - at)
+            one.step = one.length
+            self._deliver_one_watched(&one)
+            at += max(d.step, <uint32_t>1)
+
+    cdef void _deliver_one_watched(self, const Datagram *d) noexcept nogil:
+        cdef uint32_t vni = vx_load32(d.data + 4) >> 8 if d.length >= VX_VXLAN_LEN else 0
+        cdef uint8_t nothing[VX_ETH_LEN]
+        cdef const uint8_t *frame = nothing
+        cdef Watched seen
+        cdef vx_sight sight
+        memset(nothing, 0, VX_ETH_LEN)
+        if d.length >= VX_VXLAN_LEN + VX_ETH_LEN:
+            frame = d.data + VX_VXLAN_LEN
+        if not self._begin_watched(&seen, VX_IN, vni, frame, d.data, d.length):
+            self._deliver(d)
+            return
+        gro_flush(self.joins)
+        self._flush_overlays()
+        memset(&sight, 0, sizeof(vx_sight))
+        sight.remote = vx_find_remote(self.seat, d.source)
+        sight.source_port, sight.tos = d.source_port, d.tos
+        sight.gso_size = d.vnet.gso_size if d.vnet.gso_type else 0
+        memcpy(sight.source, d.source, sizeof(sight.source))
+        self._note_counts(&seen)
+        self._deliver(d)
+        gro_flush(self.joins)
+        self._flush_overlays()
+        sight.learned = self._learned_since(&seen)
+        if self.recent.segment != NONE and self.recent.vni == vni:
+            sight.port = vx_segment_at(self.seat, self.recent.segment).port
+        self._end_watched(&seen, VX_IN, vni, &sight)
+
+    cdef bint _begin_watched(self, Watched *seen, vx_way way, uint32_t vni, const uint8_t *frame,
+                             const uint8_t *packet, uint32_t length) noexcept nogil:
+        """Copy a packet for those that want it; whether there are any with room for it."""
+        cdef vx_watch *watch = self.watching
+        seen.n = 0
+        while watch != NULL and seen.n < MAX_WATCHES:
+            if vx_is_watched(watch, way, vni, vx_load48(frame), vx_load48(frame + 6)):
+                seen.sights[seen.n] = vx_sight_begin(watch, packet, length)
+                seen.watches[seen.n] = watch
+                seen.n += seen.sights[seen.n] != NULL
+            watch = <vx_watch *>vx_load_acquire_p(<void **>&watch.next)
+        return seen.n != 0
+
+    cdef void _note_counts(self, Watched *seen) noexcept nogil:
+        memcpy(seen.verdicts, self.tally.verdicts, sizeof(seen.verdicts))
+        seen.learned[:] = [self.seat.counters.learned, self.seat.counters.moves, self.seat.counters.held,
+                           self.seat.counters.refused, self.seat.counters.overflow]
+
+    cdef uint8_t _learned_since(self, const Watched *seen) noexcept nogil:
+        """An index of watch.pyx's LEARNED."""
+        cdef uint64_t now[5]
+        cdef int i
+        now[:] = [self.seat.counters.learned, self.seat.counters.moves, self.seat.counters.held,
+                  self.seat.counters.refused, self.seat.counters.overflow]
+        for i in range(5):
+            if now[i] != seen.learned[i]:
+                return <uint8_t>(i + 1)
+        return 0
+
+    cdef void _end_watched(self, Watched *seen, vx_way way, uint32_t vni, vx_sight *known) noexcept nogil:
+        """Say what became of it: the verdict that was counted, but for DELIVERED."""
+        cdef timespec now
+        cdef vx_sight *sight
+        cdef uint32_t i
+        cdef int verdict
+        clock_gettime(CLOCK_REALTIME, &now)
+        for verdict in range(1, N_VERDICTS):
+            if self.tally.verdicts[verdict] != seen.verdicts[verdict]:
+                known.verdict = <uint8_t>verdict
+        for i in range(seen.n):
+            sight = seen.sights[i]
+            known.room, known.kept, known.length = sight.room, sight.kept, sight.length
+            sight[0] = known[0]
+            sight.way, sight.vni = <uint8_t>way, vni
+            sight.time_ns = <uint64_t>now.tv_sec * NS_PER_S + <uint64_t>now.tv_nsec
+            vx_sight_end(seen.watches[i], sight)
+
+    cdef void _wake_watchers(self) noexcept nogil:
+        cdef vx_watch *watch = self.watching
+        while watch != NULL:
+            vx_wake_watcher(watch)
+            watch = <vx_watch *>vx_load_acquire_p(<void **>&watch.next)
 
 
 cdef int receive_closed(void *state, Frame *out, uint32_t max, uint32_t budget) noexcept nogil:
