@@ -1,4 +1,4 @@
-"""The ring of packets that a lane shows: what is taken is what went through, in order, and the rest is counted."""
+"""The ring of packets that a lane shows: what is taken is what went through, in order, or it is counted."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def test_a_rehearsal_changes_nothing(lane: Rehearsed) -> None:
 
 @pytest.mark.parametrize("length", range(80))
 def test_words_are_found_for_a_packet_that_is_cut_anywhere(length: int) -> None:
-    packet = b"\x08\0\0\0\0\0\x2a\0" + frame(1, 14)[:12] + b"\x08\x00" + bytes.fromhex("4500001c0001000040110000")
+    packet = (
+        b"\x08\0\0\0\0\0\x2a\0" + frame(1, 14)[:12] + b"\x08\x00" + bytes.fromhex("4500001c0001000040110000")
+    )
     packet = (packet + bytes(8) + bytes.fromhex("1000200000080000")).ljust(80, b"\0")[:length]
     for way in ("in", "out"):
         for verdict in Verdict:
