@@ -5,6 +5,8 @@ PYTHON ?= python3
 TESTS ?=
 FUZZ_SECONDS ?= 600
 ARGS ?=
+# Test files at a time: most of them wait for something.
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
@@ -51,9 +53,9 @@ demo: $(VENV)/.installed ## install vxcore into .venv and run `vxcore lab`
 
 build: $(VENV)/.built ## compile the extensions in place
 
-test: $(VENV)/.test $(VENV)/openvswitch ## obtain what tests need and run every check and test; TESTS=tests/unit for some
+test: $(VENV)/.test $(VENV)/openvswitch ## obtain what tests need and run every check and test; TESTS=tests/unit for some, JOBS=1 in turn
 	@.ci/obtain $(TEST_NEEDS)
-	$(AS_ROOT) $(BIN)/python -m pytest $(TESTS)
+	$(AS_ROOT) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.test ## check format, style and types
 	$(BIN)/python -m pytest -q tests/unit/test_source.py
