@@ -17,7 +17,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from vxcore.addresses import (
     GROUP_FORM,
@@ -38,7 +38,7 @@ from vxcore.sizes import SIZE_FORM, Size
 from vxcore.toml_lines import Path, key_lines, line_of
 
 if TYPE_CHECKING:
-    from vxcore.addresses import IPAddress
+    from vxcore.addresses import IPAddress as IPAddress  # control's protocol takes it from here
 
     IPGroup = IPAddress
     IPNetwork = IPv4Network | IPv6Network
@@ -72,6 +72,11 @@ _COLLECTED = Meta(description=f'"all", or a list, each {VNIS_FORM}')
 _SOURCES = Meta(description=f'"any", or a list, each {PREFIX_FORM}')
 _FILE = Meta(pattern=r"\A[^\x00]*[^\x00/]\Z", description="a file")
 _DIRECTORY = Meta(pattern=r"\A[^\x00]+\Z", description="a directory")
+_SOCKET = Meta(
+    pattern=r"\A(?:none|[^\x00]*/[^\x00]+)\Z",
+    description='a path with a /, such as "/run/vxcore/blue.sock", or "none"',
+)
+_GROUP = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a group of users")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
 _SOURCE_PORTS = 16
 _TABLES = {"segments": "segment", "remotes": "remote", "collects": "collect"}  # as the file has them
@@ -89,10 +94,14 @@ Flooded = Literal["flood", "drop"] | Rate
 
 
 class FdbEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A static forwarding entry: frames for `mac` go to `remote`."""
+    """A forwarding entry: frames for `mac` go to `remote`."""
 
     mac: Annotated[MacAddress, Meta(description=MAC_FORM)]
     remote: Annotated[IPAddress, Meta(description=IP_FORM)]
+    kind: Literal["static", "control", "sticky"] = "static"
+    """Set by hand, or by a control plane (RFC 7432 sections 15 and 15.2)."""
+    sequence: Annotated[int, _UINT32] = 0
+    """How often the control plane saw the address move; of a static entry 0."""
 
 
 class Neighbour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -309,6 +318,15 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     interval: Annotated[int, Meta(ge=1, le=86_400)] = 60
 
 
+class Control(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The socket by which a running VTEP is asked and told (docs/control-socket.md)."""
+
+    socket: Annotated[str, _SOCKET] | None = None
+    """Its path; "none": there is none; None: in /run/vxcore, one for each network namespace."""
+    group: Annotated[str, _GROUP] | None = None
+    """Whose members may use it, beside root and the user that vxcore runs as."""
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -323,6 +341,7 @@ class Settings(
     offload: Offload = msgspec.field(default_factory=Offload)
     tables: Tables = msgspec.field(default_factory=Tables)
     state: State = msgspec.field(default_factory=State)
+    control: Control = msgspec.field(default_factory=Control)
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
@@ -335,8 +354,8 @@ class Bare(Settings, frozen=True, kw_only=True, rename=_TABLES):
 
 
 def kind_of(data: Mapping[str, Any]) -> type[Settings]:
-    """Settings, or Bare: a file that collects needs no segment."""
-    return Bare if data.get("collect") else Settings
+    """Settings, or Bare: a file that collects, or says ``segment = []``, needs no segment."""
+    return Bare if data.get("collect") or data.get("segment") == [] else Settings
 
 
 def load(path: str | os.PathLike[str]) -> Settings:
@@ -356,7 +375,7 @@ def from_mapping(data: Mapping[str, Any]) -> Settings:
 
     Raises ConfigError with ``KEY: what is wrong; what is allowed``.
     """
-    return _validated({"segment": [], **data}, lambda problem: _explain(problem, data), Bare)
+    return _validated({"segment": [], **data}, lambda problem: explain(problem, data), Bare)
 
 
 def segment(options: Mapping[str, Any]) -> Segment:
@@ -364,7 +383,7 @@ def segment(options: Mapping[str, Any]) -> Segment:
     try:
         return msgspec.convert(options, Segment, dec_hook=decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(from_msgspec(error, Segment), options)) from None
+        raise ConfigError(explain(from_msgspec(error, Segment), options)) from None
 
 
 def check(settings: Settings) -> None:
@@ -396,17 +415,24 @@ def from_arguments(options: Mapping[str, Any]) -> Settings:
     or no setting is passed over, so that the variables of an argparse.Namespace will do. Raises ConfigError
     with ``--OPTION VALUE: what is wrong; what is allowed``.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if "fdb" in given:
-        given["fdb"] = [_split_entry(entry) for entry in given["fdb"]]
-    if "neighbours" in given:
-        given["neighbours"] = [_split_neighbour(entry) for entry in given["neighbours"]]
-    if "port" in given:
-        given["port"] = _split_port(given["port"])
-    tables: dict[str, type[Struct]] = {"underlay": Underlay, "lanes": Lanes}
-    data: dict[str, Any] = {name: _settings_of(table, given) for name, table in tables.items()}
-    data |= {"offload": _switched_off(given.get("no_offload", [])), "segment": [_settings_of(Segment, given)]}
+    given = _given(options)
+    data = _of_process(given) | {"segment": [_segment_table(given)]}
     return _validated(data, lambda problem: _explain_option(problem, data))
+
+
+def segment_from_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a segment's table, as TOML would have them, from the options of ``vxcore segment``.
+
+    `options` are as of `from_arguments`; beside them, `keys` is a list of ``KEY=VALUE`` for other keys.
+    """
+    given = _given(options)
+    table = _segment_table(given) | dict(_split_key(text) for text in given.get("keys", []))
+    try:
+        msgspec.convert({"segment": [table]}, Bare, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        problem = from_msgspec(error, Bare)
+        raise ConfigError(_explain_option(problem, {"segment": [table]})) from None
+    return table
 
 
 def collector_from_arguments(options: Mapping[str, Any]) -> Settings:
@@ -414,19 +440,49 @@ def collector_from_arguments(options: Mapping[str, Any]) -> Settings:
 
     `vnis` is a list of what is separated by commas, ``["1-100,4096"]`` or ``["all"]``.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given = _given(options)
     if "vnis" in given:
         words = [word for text in given["vnis"] for word in text.split(",")]
         given["vnis"] = "all" if words == ["all"] else words
     if "port" in given:
         given["port"] = _split_port(given["port"])
-    data: dict[str, Any] = {"underlay": _settings_of(Underlay, given), "lanes": _settings_of(Lanes, given)}
-    data |= {"offload": _switched_off(given.get("no_offload", [])), "segment": []}
-    data["collect"] = [_settings_of(Collect, given)]
+    data = _of_process(given) | {"segment": [], "collect": [_settings_of(Collect, given)]}
     return _validated(data, lambda problem: _explain_option(problem, data), Bare)
 
 
-def _settings_of(table: type[Struct], given: dict[str, Any]) -> dict[str, Any]:
+def with_control(settings: Settings, path: str | None) -> Settings:
+    """The settings with the control socket of ``--control PATH``, if it was given."""
+    if path is None:
+        return settings
+    try:
+        control = msgspec.convert({"socket": path}, Control)
+    except msgspec.ValidationError as error:
+        problem = from_msgspec(error, Control)
+        raise ConfigError(f"--control {_as_typed(path)}: {problem.allowed}") from None
+    return structs.replace(settings, control=structs.replace(settings.control, socket=control.socket))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _of_process(given: dict[str, Any]) -> dict[str, Any]:
+    """The tables of settings that are no segment's."""
+    data: dict[str, Any] = {"underlay": _settings_of(Underlay, given), "lanes": _settings_of(Lanes, given)}
+    control = {"socket": given["control"]} if "control" in given else {}
+    return data | {"offload": _switched_off(given.get("no_offload", [])), "control": control}
+
+
+def _segment_table(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a segment from options, of which some hold several values in one word."""
+    table = _settings_of(Segment, given)
+    for name, split in _SPLIT.items():
+        if name in table:
+            table[name] = split(table[name])
+    return table
+
+
+def _settings_of(table: type[Struct], given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in table.__struct_fields__ if name in given}
 
 
@@ -482,7 +538,7 @@ def fit_source_ports(settings: Settings, data: dict[str, Any]) -> Settings:
     if "source_ports" in data.get("underlay", {}):
         return settings
     fitting = min(_SOURCE_PORTS, max(1, _range_len(underlay)))
-    return msgspec.structs.replace(settings, underlay=msgspec.structs.replace(underlay, source_ports=fitting))
+    return structs.replace(settings, underlay=structs.replace(underlay, source_ports=fitting))
 
 
 def _range_len(underlay: Underlay) -> int:
@@ -499,6 +555,7 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _segments_alike(settings.segments)
     for index, segment in enumerate(settings.segments):
         yield from _segment_repeats(("segment", index), segment)
+        yield from _numbered(("segment", index), segment)
         yield from _port_contradictions(("segment", index), segment, settings.underlay)
         yield from _group_contradictions(("segment", index), segment, settings.underlay)
     for index, collect in enumerate(settings.collects):
@@ -531,6 +588,14 @@ def _segments_alike(segments: tuple[Segment, ...]) -> Iterator[Problem]:
     for index, first in _repeats(segment.overlay.dev for segment in segments):
         wrong = f"{{}} is the device of segment[{first}]"
         yield Problem(_device_path(("segment", index), segments[index]), wrong, "each segment has its own")
+
+
+def _numbered(path: Path, segment: Segment) -> Iterator[Problem]:
+    """Sequence numbers where there are none."""
+    for index, entry in enumerate(segment.fdb):
+        if entry.kind == "static" and entry.sequence:
+            wrong = "{} is the sequence number of a static entry"
+            yield Problem((*path, "fdb", index, "sequence"), wrong, 'kind "control" or "sticky" has one')
 
 
 def _segment_repeats(path: Path, segment: Segment) -> Iterator[Problem]:
@@ -736,7 +801,8 @@ def _refuse_syntax(name: str, text: str, message: str) -> NoReturn:
     raise ConfigError(f"{name}:{position}: not TOML: {what}") from None
 
 
-def _explain(problem: Problem, data: Mapping[str, Any]) -> str:
+def explain(problem: Problem, data: Mapping[str, Any]) -> str:
+    """``KEY: what is wrong; what is allowed``."""
     path, value = problem.path, None
     if "{}" in problem.wrong:
         path, value = found(data, path)
@@ -747,7 +813,7 @@ def explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str
     """``FILE:LINE: KEY: what is wrong; what is allowed``."""
     path = found(data, problem.path)[0] if "{}" in problem.wrong else problem.path
     line = line_of(key_lines(text), path)
-    return f"{name}:{line}: {_explain(problem, data)}" if line else f"{name}: {_explain(problem, data)}"
+    return f"{name}:{line}: {explain(problem, data)}" if line else f"{name}: {explain(problem, data)}"
 
 
 # The command line
@@ -760,6 +826,7 @@ _OPTION_NAMES = {
     "kind": "--underlay",
     "vnis": "--vni",
     "write": "-w",
+    "socket": "--control",
 }
 
 
@@ -790,6 +857,36 @@ def _split_port(port: str) -> dict[str, str]:
     if not equals:
         raise ConfigError(f"--port {_as_typed(port)}: KIND=DEV such as packet=veth0")
     return {"kind": kind, "dev": dev}
+
+
+def _split_flooded(text: str) -> Any:
+    """``flood``, ``drop``, or ``RATE`` or ``RATE/BURST``."""
+    rate, slash, burst = text.partition("/")
+    if not rate.isdecimal() or (slash and not burst.isdecimal()):
+        return text
+    return {"rate": int(rate)} | ({"burst": int(burst)} if slash else {})
+
+
+def _split_key(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``, the value as TOML has it, or a word as it is."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f'--set {_as_typed(text)}: KEY=VALUE such as ageing=60 or source=["192.0.2.0/24"]')
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        return key, value
+
+
+_SPLIT: dict[str, Callable[[Any], Any]] = {
+    "fdb": lambda entries: [_split_entry(entry) for entry in entries],
+    "neighbours": lambda entries: [_split_neighbour(entry) for entry in entries],
+    "port": _split_port,
+    "source": lambda words: words[0] if words in (["peers"], ["any"]) else words,
+    "broadcast": _split_flooded,
+    "multicast": _split_flooded,
+    "unknown_unicast": _split_flooded,
+}
 
 
 def _explain_option(problem: Problem, data: dict[str, Any]) -> str:

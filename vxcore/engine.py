@@ -24,7 +24,7 @@ from vxcore._fast.port import OverlayPort
 from vxcore._fast.table import ANY_VNI, Tables
 from vxcore._fast.udp import UdpPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
-from vxcore.config import Collect, Flooded, Port, Remote, Segment, Settings
+from vxcore.config import Collect, FdbEntry, Flooded, Port, Remote, Segment, Settings
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
 from vxcore.fdb import Fdb
@@ -299,14 +299,23 @@ class Engine:
         for known in (self._segments, self._collects, self._places, self._before):
             known.pop(vni, None)
 
-    def _set_entries(self, segment: Segment, before: Sequence[Any], entries: Sequence[Any]) -> None:
-        """The static entries of a segment, in the place of those before."""
-        for entry in [entry for entry in before if entry.mac not in {e.mac for e in entries}]:
-            self.fdb.delete(segment.vni, entry.mac.number, missing_ok=True)
-        fresh = [entry for entry in entries if entry not in before]
-        if fresh:
+    def _set_entries(self, segment: Segment, before: Sequence[FdbEntry], entries: Sequence[FdbEntry]) -> None:
+        """The entries that a segment's settings name, in the place of those before."""
+        static = {entry.mac for entry in entries if entry.kind == "static"}  # which replace any other
+        known = set(entries)
+        for entry in before:
+            if entry not in known and entry.mac not in static:
+                self.fdb.delete(segment.vni, entry.mac.number, missing_ok=True)
+        known = set(before)
+        by_kind: dict[str, list[FdbEntry]] = {}
+        for entry in entries:
+            if entry not in known:
+                by_kind.setdefault(entry.kind, []).append(entry)
+        for kind, fresh in by_kind.items():
             macs = [entry.mac.number for entry in fresh]
-            self.fdb.replace(segment.vni, macs, [self.remotes.require(entry.remote) for entry in fresh])
+            remotes = [self.remotes.require(entry.remote) for entry in fresh]
+            sequences = [entry.sequence for entry in fresh]
+            self.fdb.replace(segment.vni, macs, remotes, kind=kind, sequence=sequences)
 
     def _set_neighbours(self, segment: Segment, before: Sequence[Any], after: Sequence[Any]) -> None:
         """The neighbours that a segment's settings name, in the place of those before."""
@@ -321,14 +330,14 @@ class Engine:
 
     def _set_remotes(self, before: Sequence[Remote], after: Sequence[Remote]) -> None:
         """What is said of remotes, in the place of what was said before."""
-        old = {remote.address: remote for remote in before}
         for remote in after:
             ranges = None if remote.vnis is None else [each.ends for each in remote.vnis]
-            if remote.address in old:
+            if self.remotes.is_named(remote.address):
                 self.remotes.change(remote.address, vnis=ranges)
             else:
                 self.remotes.add(remote.address, vnis=ranges)
-        self.remotes.release(set(old) - {remote.address for remote in after})
+        gone = {remote.address for remote in before} - {remote.address for remote in after}
+        self.remotes.release(address for address in gone if self.remotes.is_named(address))
 
     def _make_lane(self, number: int, remotes: list[IPAddress]) -> Lane:
         underlay, offload = self.settings.underlay, self.settings.offload
@@ -624,6 +633,11 @@ class Engine:
                 for collect, mtu in zip(self._collects.values(), mtus, strict=True)
             ]
             return segments + collectors
+
+    def devices(self) -> dict[int, str]:
+        """The device of each segment's port, by the number that rows of the FDB have."""
+        with self._lock:
+            return {self._places[vni]: segment.overlay.dev for vni, segment in self._segments.items()}
 
     def _describe(self, segment: Segment) -> dict[str, Any]:
         mtu = self._overlays[self._places[segment.vni]].mtu

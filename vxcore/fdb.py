@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vxcore._fast.table import Pairs, as_macs, as_rows, set_targets
+from vxcore._fast.table import KINDS, Pairs, as_macs, as_rows, set_targets
 from vxcore.journal import Journal
 from vxcore.remotes import Remotes
 from vxcore.segments import Segments
+
+KIND_NAMES = {number: name for name, number in KINDS.items()}
+"""The kinds of entries, by the number that rows have."""
 
 
 def now_s() -> int:

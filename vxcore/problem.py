@@ -52,7 +52,7 @@ def from_msgspec(error: msgspec.ValidationError, kind: Any) -> Problem:
 
 def unknown_key(path: Path, key: str, known: list[str]) -> Problem:
     """A key that a table must not have; `known` are those it may."""
-    return Problem((*path, key), "unknown key", _nearest(key, known))
+    return Problem((*path, key), "unknown key", nearest(key, known))
 
 
 def missing_key(path: Path, kind: Any) -> Problem:
@@ -160,6 +160,7 @@ def _describe(node: inspect.Type) -> str:
             return f"a table with the keys {', '.join(_keys(node))}"
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """What may have been meant, or what there is."""
     near: list[Any] = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

@@ -98,6 +98,11 @@ class Remotes:
         """The address of a remote. Raises ValueError when there is no such remote."""
         return unpacked(self._tables.remote_address(number))
 
+    def is_named(self, address: IPAddress) -> bool:
+        """Whether ``add`` has added it, and it was not removed."""
+        number = self.number(address)
+        return number is not None and bool(self._held.get(number, Held.NOBODY) & Held.USER)
+
     def vnis(self, number: int) -> tuple[VniRange, ...] | None:
         """The VNIs that a remote may speak in; None: all."""
         return self._lists.get(number)
@@ -190,6 +195,11 @@ class Remotes:
             for number, held in list(self._held.items()):
                 if held & Held.LEARNING and number not in kept:
                     self._hold_as(number, held & ~Held.LEARNING)
+
+    def listed(self) -> list[int]:
+        """The numbers of the remotes that ``add`` has added, or that may speak in some VNIs only."""
+        named = {number for number, held in self._held.items() if held & Held.USER}
+        return sorted(named | self._lists.keys())
 
     def has_learned(self) -> bool:
         """Whether ``learn`` has added any that are still there."""

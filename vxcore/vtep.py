@@ -15,16 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from vxcore import config
 from vxcore.addresses import MacAddress, VniRange, parse_unicast
-from vxcore.config import Segment, Settings
+from vxcore.config import Remote, Segment, Settings
 from vxcore.engine import Engine
 from vxcore.errors import ConfigError
 from vxcore.events import Event, Subscription
 from vxcore.neighbours import Addresses
 from vxcore.remotes import IPAddress
 from vxcore.watches import PacketWatch, Sight
+from vxcore.running import listed, running
 
 AnyAddress = IPAddress | str
-_FIXED = ("underlay", "lanes", "offload", "tables", "state")
+_FIXED = ("underlay", "lanes", "offload", "tables", "state", "control")
 _QUEUE_LEN = 4096
 
 
@@ -67,6 +68,18 @@ class Vtep(Engine):
             after = msgspec.structs.replace(before, **{name: getattr(given, name) for name in options})
             self._replace(changed=[after])
 
+    def change_flood(
+        self, vni: int, *, add: Iterable[AnyAddress] = (), remove: Iterable[AnyAddress] = ()
+    ) -> None:
+        """Add remotes to a segment's flood set, and take others out of it."""
+        with self._lock:
+            remotes = list(self._segment(vni).remotes)
+            for address in map(_address, remove):
+                if address not in remotes:
+                    raise ConfigError(f"VNI {vni}: remote {address} is not in the flood set")
+                remotes.remove(address)
+            self.change_segment(vni, remotes=[*remotes, *map(_address, add)])
+
     def remove_segment(self, vni: int) -> None:
         """Remove a segment with its FDB entries, and close its port."""
         self.remove_segments([vni])
@@ -100,7 +113,7 @@ class Vtep(Engine):
         """Become what `settings` say, by the difference to what is now; other segments do not notice.
 
         Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
-        ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]`` and ``[state]``.
+        ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]``, ``[state]`` and ``[control]``.
         """
         with self._lock:
             if settings.collects != self.settings.collects:
@@ -142,6 +155,11 @@ class Vtep(Engine):
         if number is None:
             raise ConfigError(f"remote {address}: there is no such remote")
         return number
+
+    def listed_remotes(self) -> tuple[Remote, ...]:
+        """The remotes that were added by themselves, or that may speak in some VNIs only."""
+        with self.journal.change():
+            return listed(self.remotes)
 
     # The forwarding table
 
@@ -284,6 +302,15 @@ class Vtep(Engine):
         """The same of a packet from the underlay, given from its VXLAN header on."""
         with self._lock:
             return self._rehearsal().arrive(packet, _address(source), source_port, tos)
+
+    def running(self) -> Settings:
+        """Settings that say what is now: a VTEP started with them is as this one, but for what it learned.
+
+        They have the segments as they were changed, the remotes, the neighbours, the FDB entries that were
+        set, and the local addresses that were chosen by the route.
+        """
+        with self._lock, self.journal.change():
+            return running(self)
 
     def subscribe(self, kinds: Iterable[str] | None = None, size: int = _QUEUE_LEN) -> Subscription:
         """Events of these kinds (None: all; see ``vxcore.events.Event``) from now on.

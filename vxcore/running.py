@@ -1,0 +1,94 @@
+"""What a VTEP is now, as the settings that would make it so.
+
+Place in the house: above engine, below vtep. Segments are changed as settings, and so are there; FDB entries,
+neighbours and remotes are in the tables alone, and are read from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from vxcore.addresses import MacAddress, VniRange, format_mac
+from vxcore.config import FdbEntry, Neighbour, Remote, Settings
+from vxcore.engine import Engine
+from vxcore.fdb import KIND_NAMES
+from vxcore.remotes import IPAddress, Remotes, unpacked
+
+T = TypeVar("T")
+_SET = ("static", "control", "sticky")
+
+
+def running(engine: Engine) -> Settings:
+    """The settings of an engine that runs; to be called inside a change, so that the tables agree."""
+    settings = engine.settings
+    entries = _by_vni(_set_rows(engine), lambda rows: _entries(rows, engine.remotes))
+    neighbours = _by_vni(engine.neighbours.snapshot(), _neighbours)
+    segments = tuple(
+        structs.replace(each, fdb=entries.get(each.vni, ()), neighbours=neighbours.get(each.vni, ()))
+        for each in settings.segments
+    )
+    underlay = structs.replace(settings.underlay, local=tuple(engine.locals))
+    return structs.replace(settings, underlay=underlay, remotes=listed(engine.remotes), segments=segments)
+
+
+def mac_of(number: int) -> MacAddress:
+    """A MAC address from the number that the tables have."""
+    return MacAddress(format_mac(number.to_bytes(6, "big")))
+
+
+def _set_rows(engine: Engine) -> NDArray[Any]:
+    """The entries that somebody set, in the order of their addresses."""
+    rows = engine.fdb.snapshot()
+    kinds = [number for number, name in KIND_NAMES.items() if name in _SET]
+    rows = rows[np.isin(rows["kind"], kinds) & (rows["remote"] >= 0)]
+    return rows[np.argsort(rows["mac"], kind="stable")]
+
+
+def _by_vni(rows: NDArray[Any], make: Callable[[NDArray[Any]], T]) -> dict[int, T]:
+    """What is made of the rows of each VNI, which stay in their order."""
+    rows = rows[np.argsort(rows["vni"], kind="stable")]
+    vnis, starts = np.unique(rows["vni"], return_index=True)
+    return {int(vni): make(part) for vni, part in zip(vnis, np.split(rows, starts[1:]), strict=False)}
+
+
+def _entries(rows: NDArray[Any], remotes: Remotes) -> tuple[FdbEntry, ...]:
+    known = {number: remotes.address(number) for number in np.unique(rows["remote"]).tolist()}
+    columns = (rows[name].tolist() for name in ("mac", "remote", "kind", "sequence"))
+    return tuple(
+        FdbEntry(mac=mac_of(mac), remote=known[remote], kind=KIND_NAMES[kind], sequence=sequence)  # type: ignore[arg-type]
+        for mac, remote, kind, sequence in zip(*columns, strict=True)
+    )
+
+
+def _neighbours(rows: NDArray[Any]) -> tuple[Neighbour, ...]:
+    entries = [
+        Neighbour(
+            address=unpacked(bytes(row["address"])), mac=mac_of(int(row["mac"])), router=bool(row["router"])
+        )
+        for row in rows
+    ]
+    return tuple(sorted(entries, key=lambda entry: _order(entry.address)))
+
+
+def listed(remotes: Remotes) -> tuple[Remote, ...]:
+    """Those that are to stay, and those of which there is more to say."""
+    listed = [
+        Remote(address=remotes.address(number), vnis=_ranges(remotes.vnis(number)))
+        for number in remotes.listed()
+    ]
+    return tuple(sorted(listed, key=lambda remote: _order(remote.address)))
+
+
+def _ranges(vnis: tuple[tuple[int, int], ...] | None) -> tuple[VniRange, ...] | None:
+    if vnis is None:
+        return None
+    return tuple(VniRange(str(first) if first == last else f"{first}-{last}") for first, last in vnis)
+
+
+def _order(address: IPAddress) -> tuple[int, int]:
+    return address.version, int(address)

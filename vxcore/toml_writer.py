@@ -1,0 +1,51 @@
+"""Settings as the text of a TOML file, which `config.load` reads back to the same settings.
+
+Place in the house: above config. What has its default is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+from msgspec import Struct, structs
+
+from vxcore.config import Settings
+
+_HEAD = "# The running state of a VTEP, by `vxcore save`.\n"
+
+
+def dumps(settings: Settings) -> str:
+    """All of a file: a table for each of the settings', and one for each segment, remote and collector."""
+    texts = [_HEAD]
+    if not settings.segments and not settings.collects:
+        texts.append("segment = []\n")  # without it, a file must have one
+    for field in structs.fields(settings):
+        value = getattr(settings, field.name)
+        name = field.encode_name
+        if isinstance(value, Struct):
+            texts += [tomli_w.dumps({name: plain(value)})] if plain(value) else []
+        else:
+            texts += [_element(name, row) for row in value]
+    return "\n".join(texts)
+
+
+def plain(value: Any) -> Any:
+    """A setting as TOML and JSON have it; of a table, what differs from the defaults."""
+    if isinstance(value, Struct):
+        return {
+            field.encode_name: plain(getattr(value, field.name))
+            for field in structs.fields(value)
+            if field.required or getattr(value, field.name) != field.default
+        }
+    if isinstance(value, (tuple, list)):
+        return [plain(each) for each in value]
+    if isinstance(value, (bool, type(None))):
+        return value
+    return int(value) if isinstance(value, int) else str(value)
+
+
+def _element(name: str, row: Struct) -> str:
+    """One of several tables of a name: ``[[segment]]``."""
+    head, _, rest = tomli_w.dumps({name: plain(row)}).partition("\n")
+    return f"[{head}]\n{rest}"
