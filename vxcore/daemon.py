@@ -1,7 +1,7 @@
 """The life cycle of a VTEP process: start, say so, wait for signals, stop.
 
-Place in the house: above engine, below cli. The packets are the business of the engine's lanes; the
-thread here sleeps in sigtimedwait and wakes for a signal, or once a second to see that all lanes
+Place in the house: above vtep and control, below commands. The packets are the business of the engine's
+lanes; the thread here sleeps in sigtimedwait and wakes for a signal, or once a second to see that all lanes
 live. What scripts read goes to stdout, one line each; what people read is logged.
 """
 
@@ -14,11 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
+    from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
 
@@ -52,20 +54,30 @@ Reload = Callable[[], "Settings"]
 VtepFactory = Callable[["Settings"], AbstractContextManager[RunningVtep]]
 
 
-def serve(settings: Settings, vtep_factory: VtepFactory | None = None, reload: Reload | None = None) -> int:
+def serve(
+    settings: Settings,
+    vtep_factory: VtepFactory | None = None,
+    reload: Reload | None = None,
+    file: str | None = None,
+) -> int:
     """Run a VTEP until SIGINT or SIGTERM; the exit code: 0, or 1 when a lane failed.
 
     When frames flow, stdout gets one line for each segment, ``ready vni 42 tap vx42 mtu 1450
     remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. On SIGHUP, if there is
     `reload`, the settings that it returns are applied, or nothing of them, and stdout gets a line
-    ``reloaded`` or ``not reloaded``. Must be called in the main thread. Raises what the engine raises
+    ``reloaded`` or ``not reloaded``; `file` is where they are from. Meanwhile the control socket of the
+    settings is served. Must be called in the main thread. Raises what the engine raises
     when it cannot start; the host is then as it was.
     """
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
-    with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
+    with (
+        _blocked(signals),
+        (vtep_factory or _engine_vtep)(settings) as vtep,
+        _controlled(vtep, settings, reload, file),
+    ):
         started = time.monotonic()
         _announce(vtep.describe())
         code = _wait(vtep, signals, reload)
@@ -77,6 +89,16 @@ def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
     from vxcore.vtep import Vtep
 
     return Vtep(settings)
+
+
+def _controlled(
+    vtep: RunningVtep, settings: Settings, reload: Reload | None, file: str | None
+) -> AbstractContextManager[None]:
+    from vxcore.control.requests import Operated
+    from vxcore.control.server import serving
+
+    again = None if reload is None else partial(_apply, vtep, reload)
+    return serving(Operated(cast("Vtep", vtep), again, file), settings.control)
 
 
 @contextmanager
@@ -114,7 +136,8 @@ def _wait(vtep: RunningVtep, signals: frozenset[signal.Signals], reload: Reload 
         if received.si_signo in _STOP:
             return 0
         if received.si_signo == _RELOAD and reload is not None:
-            _apply(vtep, reload)
+            with suppress(Exception):  # it was told
+                _apply(vtep, reload)
             continue
         _say(json.dumps(vtep.counters()))
     log.error("a lane failed: %s", _words(vtep.failure))
@@ -122,13 +145,14 @@ def _wait(vtep: RunningVtep, signals: frozenset[signal.Signals], reload: Reload 
 
 
 def _apply(vtep: RunningVtep, reload: Reload) -> None:
-    """Read the settings again; a mistake in them, of whatever kind, must not end what runs."""
+    """Read the settings again; what is wrong with them is told, and raised."""
     try:
         vtep.apply(reload())
     except Exception as error:
         log.error("not reloaded, nothing has changed: %s", _words(error))
         log.debug("raised here:", exc_info=error)
         _say("not reloaded")
+        raise
     else:
         log.info("reloaded: %d segments", len(vtep.describe()))
         _say("reloaded")

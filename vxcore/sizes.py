@@ -32,3 +32,12 @@ class Size(int):
         if not SMALLEST <= size <= LARGEST:
             raise AddressError(text, "is too small" if size < SMALLEST else "is too large", SIZE_FORM)
         return super().__new__(cls, size)
+
+
+def amount(n_bytes: float) -> str:
+    """Bytes for a person: ``1.5 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000 or unit == "GB":
+            return f"{n_bytes:.0f} bytes" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    raise AssertionError("not reached")

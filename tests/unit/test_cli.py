@@ -74,7 +74,9 @@ def test_options_arrive_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.segments[0].learning, settings.underlay.udpcsum) == (False, True)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([each.name, "--help"] for each in cli.COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([*each.name.split(), "--help"] for each in cli.COMMANDS)]
+)
 def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

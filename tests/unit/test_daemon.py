@@ -16,7 +16,7 @@ from support.tree import ROOT
 PROGRAM = """
 import logging, signal, sys, time
 from pathlib import Path
-from vxcore import daemon
+from vxcore import config, daemon
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which may have been ignored, under nohup, say
 
@@ -52,7 +52,8 @@ def reload():
     return words
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-sys.exit(daemon.serve(None, Fake, reload if "reloads" in sys.argv else None))
+settings = config.from_mapping({"underlay": {"local": "192.0.2.1"}, "control": {"socket": "none"}})
+sys.exit(daemon.serve(settings, Fake, reload if "reloads" in sys.argv else None))
 """
 
 

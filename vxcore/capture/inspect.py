@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -22,9 +22,11 @@ import numpy as np
 from vxcore._fast.tally import Tally, flow_keys, pair_keys
 from vxcore.addresses import format_mac
 from vxcore.capture.counts import Counts
-from vxcore.capture.progress import amount, blocks
+from vxcore.capture.progress import blocks
 from vxcore.capture.source import Capture, open_capture
 from vxcore.capture.strip import StripOptions, Stripped, Stripper
+from vxcore.columns import columns
+from vxcore.sizes import amount
 from vxcore.verdict import Verdict
 from vxcore.wire import VXLAN_PORT, address_from_16
 
@@ -167,7 +169,7 @@ def as_text(report: dict[str, Any]) -> Iterator[str]:
     if report["cut_short"]:
         yield f"{report['cut_short']} frames cut short by the snap length"
     yield ""
-    yield from _columns(["VERDICT", "PACKETS"], _verdict_rows(report["verdicts"]))
+    yield from columns(["VERDICT", "PACKETS"], _verdict_rows(report["verdicts"]))
     yield from _source_ports(report["source_ports"])
     yield from _section("VNI", report["vnis"], lambda row: [str(row["vni"])])
     yield from _section(
@@ -209,15 +211,6 @@ def _section(title: str, table: dict[str, Any], words: Any) -> Iterator[str]:
     if overflow["packets"]:
         rows.append([OVERFLOW, str(overflow["packets"]), amount(overflow["bytes"])])
     yield ""
-    yield from _columns([title, "PACKETS", "BYTES"], rows)
+    yield from columns([title, "PACKETS", "BYTES"], rows)
     if rest > 0:
         yield f"and {rest} more (--top)"
-
-
-def _columns(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A table whose first column is aligned to the left and whose others are to the right."""
-    lines = [titles, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    for line in lines:
-        rest = "  ".join(f"{word:>{width}}" for word, width in zip(line[1:], widths[1:], strict=True))
-        yield f"{line[0]:<{widths[0]}}  {rest}"

@@ -13,20 +13,12 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from vxcore.capture.source import Capture, Source
+from vxcore.sizes import amount
 
 _FIRST_S = 0.5
 _EVERY_S = 0.1
 _BAR = 24
 _CLEAR = "\r\x1b[K"
-
-
-def amount(n_bytes: float) -> str:
-    """Bytes for a person: ``1.5 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000 or unit == "GB":
-            return f"{n_bytes:.0f} bytes" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    raise AssertionError("not reached")
 
 
 class Progress:

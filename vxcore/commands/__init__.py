@@ -1,0 +1,93 @@
+"""What a command of ``vxcore`` is, and the one list of them.
+
+Place in the house: below cli, which parses and runs them; one module for each group of commands. A command is
+one function under @command, which holds its arguments and examples; it imports what it needs when it runs, so
+that ``vxcore --help`` answers without numpy. Values are checked where settings are (config.py), not here.
+The help, the completion of shells and the man page are made from the list.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+USER_ERROR = 2  # as argparse has it
+SYSTEM_ERROR = 1
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+Run = Callable[[argparse.Namespace], int]
+
+
+class Argument(NamedTuple):
+    """What ArgumentParser.add_argument takes."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+class Command(NamedTuple):
+    """One command of vxcore; of a name of two words, the first is its group's."""
+
+    name: str
+    summary: str
+    examples: str
+    arguments: tuple[Argument, ...]
+    run: Run
+
+
+COMMANDS: list[Command] = []
+GROUPS: dict[str, str] = {}
+"""What the commands of a group are for."""
+
+
+def command(
+    summary: str, examples: str, *arguments: Argument, name: str | None = None
+) -> Callable[[Run], Run]:
+    """Make a function a command of its name; it takes the parsed arguments and returns the exit code.
+
+    `examples` are lines.
+    """
+
+    def register(run: Run) -> Run:
+        COMMANDS.append(Command(name or run.__name__, summary, examples, arguments, run))
+        return run
+
+    return register
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument of a command, as ArgumentParser.add_argument takes it."""
+    return Argument(names, options)
+
+
+def number(text: str) -> int | str:
+    """An integer if it is one (0x10 too); other words go on to config.py, which says what is allowed."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return text
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer from `low` up."""
+
+    def parse(text: str) -> int:
+        value = number(text)
+        if not isinstance(value, int) or value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; an integer from {low} up")
+        return value
+
+    return parse
+
+
+def between(low: int, high: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        value = number(text)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; an integer from {low} to {high}")
+        return value
+
+    return parse

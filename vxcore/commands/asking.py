@@ -1,0 +1,66 @@
+"""What the commands share that ask a running VTEP: where it is, and how what it says is printed.
+
+Place in the house: among the commands, above control's client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from vxcore.commands import argument
+from vxcore.control.client import Client
+
+CONTROL = argument(
+    "--control",
+    metavar="PATH",
+    help="the control socket of the VTEP ($VXCORE_CONTROL, or that of this network namespace)",
+)
+JSON = argument("--json", action="store_true", help="as JSON, for programs")
+ASKING = (CONTROL, JSON)
+_BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
+
+
+def connect(arguments: argparse.Namespace) -> Client:
+    """The VTEP that a command is about."""
+    return Client(arguments.control)
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines; a reader that has had enough, as `head` has, ends it."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_table(lines: Iterator[str]) -> None:
+    """Print a table, its titles bold on a terminal."""
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    titles = next(lines)
+    say([f"{_BOLD}{titles}{_PLAIN}" if bold else titles])
+    say(lines)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    say([json.dumps(value)])
+
+
+def say_rows(rows: Iterator[dict[str, Any]]) -> None:
+    """Print a list, however long, as JSON, a row a line."""
+    say(_array(rows))
+
+
+def _array(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    before = "["
+    for row in rows:
+        yield before + json.dumps(row)
+        before = ","
+    yield "]" if before == "," else "[]"

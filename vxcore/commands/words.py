@@ -1,0 +1,63 @@
+"""Arguments as `ip` and `bridge` have them: keywords with values, in any order.
+
+Place in the house: among the commands, below those that take them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from vxcore.commands import number
+from vxcore.errors import ConfigError
+
+NUMBERS = ("vni", "sequence")
+"""What is a number; the rest is text."""
+
+
+class Grammar(NamedTuple):
+    """What words a command takes."""
+
+    first: str
+    """What a word is that stands first and is no keyword; empty: there is none."""
+    values: dict[str, str]
+    """The keywords that a value follows, and what that is."""
+    flags: dict[str, dict[str, Any]]
+    """The keywords that stand alone, and what they say."""
+    needed: tuple[str, ...] = ()
+    """What must be said."""
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """What the words say; raises ConfigError."""
+        said: dict[str, Any] = {}
+        rest = iter(words)
+        for position, word in enumerate(rest):
+            if word in self.flags:
+                said |= self.flags[word]
+            elif word in self.values:
+                said[self.values[word]] = _value(word, next(rest, None))
+            elif position == 0 and self.first:
+                said[self.first] = word
+            else:
+                raise ConfigError(self._unknown(word))
+        for name in self.needed:
+            if name not in said:
+                keyword = next((word for word, named in self.values.items() if named == name), name)
+                raise ConfigError(f"{keyword}: missing; {self._shape()}")
+        return said
+
+    def _shape(self) -> str:
+        values = [f"{word} {name.upper()}" for word, name in self.values.items()]
+        first = [self.first.upper()] if self.first else []
+        return f"the words are {', '.join([*first, *values, *self.flags])}"
+
+    def _unknown(self, word: str) -> str:
+        near = difflib.get_close_matches(word, [*self.values, *self.flags], n=1)
+        return f"{word!r} has no meaning here; " + (f"did you mean {near[0]}?" if near else self._shape())
+
+
+def _value(keyword: str, word: str | None) -> Any:
+    if word is None:
+        raise ConfigError(f"{keyword}: its value is missing")
+    return number(word) if keyword in NUMBERS else word

@@ -1,0 +1,109 @@
+"""The server of the control socket: a thread that listens, whatever clients do.
+
+Place in the house: in control, above session and socket_file, below daemon. Lanes never wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from socket import socket
+
+from vxcore.config import Control
+from vxcore.control import MAX_LINE
+from vxcore.control.protocol import fault_of
+from vxcore.control.requests import Operated
+from vxcore.control.session import HangUpError, Session, Worker
+from vxcore.control.socket_file import Peer, default_path, group_id, listening
+from vxcore.errors import ConfigError
+
+log = logging.getLogger("vxcore")
+
+MAX_CLIENTS = 64
+
+
+@contextmanager
+def serving(operated: Operated, settings: Control) -> Iterator[None]:
+    """Serve a VTEP's control socket meanwhile.
+
+    Raises ConfigError and OSError when the settings name a path that cannot be had; without one in the
+    settings, the log says why there is no socket.
+    """
+    if settings.socket == "none":
+        yield
+        return
+    gid = None if settings.group is None else group_id(settings.group)
+    path = default_path() if settings.socket is None else Path(settings.socket)
+    with ExitStack() as stack:
+        try:
+            server = Server(operated, stack.enter_context(listening(path, gid)), gid)
+        except (ConfigError, OSError) as error:
+            if settings.socket is not None:
+                raise
+            log.warning("going on without %s", fault_of(error).message)
+        else:
+            server.start()
+            stack.callback(server.stop)
+            log.debug("control socket %s", path)
+        yield
+
+
+class Server:
+    """Serves a VTEP on a socket that listens, from ``start`` to ``stop``.
+
+    Beside root and this process's user, members of the group `gid` may use it.
+    """
+
+    def __init__(self, operated: Operated, sock: socket, gid: int | None = None) -> None:
+        self._sock, self._gid = sock, gid
+        self._worker = Worker(operated)
+        self._clients: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="vxcore-control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hang up on everybody; what is being done is done first."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._worker.close()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with await asyncio.start_unix_server(self._greet, sock=self._sock, limit=MAX_LINE):
+            await self._stop.wait()
+            for client in self._clients:
+                client.cancel()
+            await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            session = Session(self._worker, reader, writer)
+            await session.talk(self._refusal(session.peer))
+        except Exception:
+            log.exception("control socket: a client")
+        finally:
+            self._clients.discard(task)
+
+    def _refusal(self, peer: Peer) -> HangUpError | None:
+        """Why a client may not come in."""
+        if peer.uid not in (0, os.geteuid()) and self._gid not in peer.gids:
+            return HangUpError("denied", f"user {peer.uid} may not use this socket")
+        if len(self._clients) > MAX_CLIENTS:
+            return HangUpError("busy", f"{MAX_CLIENTS} clients are here already")
+        return None
