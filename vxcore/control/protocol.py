@@ -324,6 +324,18 @@ class Event(Told, frozen=True):
     was: str | None
 
 
+class Happened(Told, frozen=True):
+    """A line of a stream of events."""
+
+    event: Event
+
+
+class Dropped(Told, frozen=True):
+    """A line of a stream of events: how many more there were than the client has read."""
+
+    dropped: int
+
+
 R = TypeVar("R", bound=Told)
 
 

@@ -23,9 +23,11 @@ from vxcore.control import PROTOCOL
 from vxcore.control.protocol import (
     REQUESTS,
     Asked,
+    Dropped,
     Event,
     Fault,
     Greeting,
+    Happened,
     Message,
     Monitor,
     Refusal,
@@ -36,7 +38,7 @@ from vxcore.control.protocol import (
 from vxcore.control.requests import Operated, answer, asked
 from vxcore.control.socket_file import Peer, peer_of
 from vxcore.errors import ConfigError
-from vxcore.events import Event as Happened
+from vxcore.events import Event as VtepEvent
 from vxcore.events import Subscription
 from vxcore.problem import nearest, shown
 
@@ -190,7 +192,7 @@ class Session:
         async for first in events:
             lines = [_event_line(event) for event in (first, *events.take())]
             if events.dropped > dropped:
-                lines.append(_line({"dropped": events.dropped - dropped}))
+                lines.append(_line(Dropped(dropped=events.dropped - dropped)))
                 dropped = events.dropped
             await self._send(b"".join(lines))
 
@@ -225,7 +227,7 @@ def _lines(ident: Any, pages: Iterator[Told]) -> Iterator[bytes]:
     yield _line(Reply(id=ident, ok=page))
 
 
-def _event_line(event: Happened) -> bytes:
+def _event_line(event: VtepEvent) -> bytes:
     remote, was = (None if address is None else str(address) for address in (event.remote, event.was))
     told = Event(time=time.time(), kind=event.kind, vni=event.vni, mac=event.mac, remote=remote, was=was)
-    return _line({"event": told})
+    return _line(Happened(event=told))
