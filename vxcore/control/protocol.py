@@ -403,7 +403,7 @@ class Greeting(Struct, frozen=True, kw_only=True):
     pid: int
 
 
-class Reply(Struct, frozen=True, kw_only=True):
+class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line of the server; of several for one request, all but the last have `more`."""
 
     id: Any

@@ -154,13 +154,21 @@ class Session:
         if isinstance(answered, Told):
             await self._send(_line(Reply(id=message.id, ok=answered)))
             return
+        lines = _lines(message.id, answered)
+        await self._send(await self._worker.do(partial(next, lines)))
+        more = await self._worker.do(partial(next, lines, None))
+        if more is not None:
+            await self._send_long(more, lines)
+
+    async def _send_long(self, line: bytes | None, lines: Iterator[bytes]) -> None:
+        """The rest of a list that is more than one piece, from `line` on."""
         if self._worker.n_lists >= MAX_LISTS:
             raise HangUpError("busy", f"{MAX_LISTS} long lists are being sent already")
         self._worker.n_lists += 1
         try:
-            lines = _lines(message.id, answered)
-            while (line := await self._worker.do(partial(next, lines, None))) is not None:
+            while line is not None:
                 await self._send(line)
+                line = await self._worker.do(partial(next, lines, None))
         finally:
             self._worker.n_lists -= 1
 

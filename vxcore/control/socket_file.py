@@ -29,7 +29,7 @@ _BACKLOG = 64
 
 
 def default_path(directory: Path = DIRECTORY, namespaces: Path = NAMESPACES) -> Path:
-    """The path of this network namespace's socket: ``control.sock``; of one named blue, ``netns-blue.sock``."""
+    """The path of this network namespace's socket: ``control.sock``, or ``netns-NAME.sock``."""
     here = Path("/proc/thread-self/ns/net").stat()
     with suppress(FileNotFoundError):
         for named in sorted(namespaces.iterdir()):
