@@ -76,6 +76,8 @@ bench: $(VENV)/.bench ## run the benchmarks
 
 docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/verdicts.py
+	$(BIN)/python docs/schemas.py
+	$(BIN)/python docs/manpage.py
 	$(BIN)/python -m benchmarks.performance
 
 performance: $(VENV)/.bench ## measure codec and capture files and write docs/performance.md; ARGS=codec for one

@@ -20,6 +20,8 @@ from vxcore.segments import Segments
 
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 """The kinds of entries, by the number that rows have."""
+SEEN_BITS = 0xF_FFFF
+"""Of the seconds in which rows say when an address was seen."""
 
 
 def now_s() -> int:

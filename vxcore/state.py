@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vxcore._fast.table import KINDS, Reader
 from vxcore.errors import TableFullError, VxcoreError
-from vxcore.fdb import Fdb, now_s
+from vxcore.fdb import SEEN_BITS, Fdb, now_s
 from vxcore.journal import Journal
 from vxcore.remotes import IPAddress, Remotes, packed, unpacked
 
@@ -34,7 +34,6 @@ ROW = np.dtype([("mac", "<u8"), ("vni", "<u4"), ("remote", "<u4"), ("age_s", "<u
 _FORMAT = 1
 _NAME = b"vxcore learned "
 _ADDRESS_LEN = 16
-_SEEN_BITS = 0xF_FFFF  # of the seconds in which the FDB says when it saw an address
 _LEARNED = (KINDS["learned"], KINDS["frozen"])
 
 
@@ -132,7 +131,7 @@ class Memory:
             addresses = [packed(self._remotes.address(int(number))) for number in numbers]
         rows = np.zeros(len(found), ROW)
         rows["mac"], rows["vni"], rows["remote"] = found["mac"], found["vni"], which
-        rows["age_s"] = (np.uint32(now) - found["seen_s"]) & _SEEN_BITS
+        rows["age_s"] = (np.uint32(now) - found["seen_s"]) & SEEN_BITS
         joined = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, _ADDRESS_LEN)
         return Learned(joined, rows, int(time.time()))
 
@@ -165,7 +164,7 @@ class Memory:
             if segment is None:
                 continue
             age = rows["age_s"].astype(np.int64) + elapsed
-            kept = age < (int(segment["ageing_s"]) or _SEEN_BITS)
+            kept = age < (int(segment["ageing_s"]) or SEEN_BITS)
             for index in np.unique(rows["remote"][kept]).tolist():
                 address = learned.addresses[index].tobytes()
                 if not _admits(reader, int(segment["segment"]), int(numbers[index]), address):

@@ -54,7 +54,7 @@ from vxcore.control.protocol import (
     Told,
 )
 from vxcore.errors import ConfigError, UnsupportedError
-from vxcore.fdb import KIND_NAMES, now_s
+from vxcore.fdb import KIND_NAMES, SEEN_BITS, now_s
 from vxcore.problem import from_msgspec
 from vxcore.remotes import IPAddress, unpacked
 from vxcore.running import mac_of
@@ -225,7 +225,7 @@ def _fdb_rows(vtep: Vtep, rows: NDArray[Any]) -> Iterator[FdbRow]:
                 remote=remotes.get(remote),
                 dev=devices.get(port),
                 sequence=sequence,
-                age_s=max(0, now - seen) if name in _LEARNED else None,
+                age_s=(now - seen) & SEEN_BITS if name in _LEARNED else None,
             )
 
 

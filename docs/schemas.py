@@ -1,0 +1,71 @@
+"""Writes docs/json-schemas.json, of what the commands print with --json, from the structs of the control socket.
+
+Place in the house: a tool of the documentation (`make docs`); a test holds the page equal to what this writes,
+and the commands to the page.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.json import schema_components
+
+from vxcore.control import protocol as p
+
+PAGE = Path(__file__).with_name("json-schemas.json")
+
+
+class Saved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The running state as TOML, and the file that has it now; null: it was only printed."""
+
+    file: str | None
+    text: str
+
+
+OUTPUTS: dict[str, Any] = {
+    "show": p.Overview,
+    "show segment": list[p.SegmentRow],
+    "show fdb": list[p.FdbRow],
+    "show remote": list[p.RemoteRow],
+    "show neighbour": list[p.NeighbourRow],
+    "show lane": list[p.LaneRow],
+    "show drops": list[p.DropRow],
+    "show offload": list[p.OffloadRow],
+    "segment show": list[p.SegmentRow],
+    "fdb show": list[p.FdbRow],
+    "remote show": list[p.RemoteRow],
+    "neighbour show": list[p.NeighbourRow],
+    **dict.fromkeys(("segment add", "segment set", "segment del"), p.Done),
+    **dict.fromkeys(("fdb add", "fdb replace", "fdb del", "fdb flush"), p.Done),
+    **dict.fromkeys(("remote add", "remote set", "remote del"), p.Done),
+    **dict.fromkeys(("neighbour add", "neighbour del"), p.Done),
+    "reload": p.Reloaded,
+    "save": Saved,
+    "monitor": p.Happened,
+    "monitor, when events were dropped": p.Dropped,
+}
+"""What each command prints; monitor a line for each event."""
+
+
+def document() -> dict[str, Any]:
+    """The whole page: definitions, and for each command the schema of its output."""
+    schemas, definitions = schema_components(OUTPUTS.values(), ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "What the commands of vxcore print with --json",
+        "$comment": "Written by `make docs` from vxcore/control/protocol.py; a change goes there.",
+        "commands": dict(zip(OUTPUTS, schemas, strict=True)),
+        "$defs": definitions,
+    }
+
+
+def page() -> str:
+    """The page as text."""
+    return json.dumps(document(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
