@@ -21,8 +21,8 @@ from vxcore.errors import ConfigError
 from vxcore.events import Event, Subscription
 from vxcore.neighbours import Addresses
 from vxcore.remotes import IPAddress
-from vxcore.watches import PacketWatch, Sight
 from vxcore.running import listed, running
+from vxcore.watches import PacketWatch, Sight
 
 AnyAddress = IPAddress | str
 _FIXED = ("underlay", "lanes", "offload", "tables", "state", "control")
