@@ -1,7 +1,7 @@
-"""Writes docs/json-schemas.json, of what the commands print with --json, from the structs of the control socket.
+"""Writes docs/json-schemas.json, of what the commands print with --json, from the control socket's structs.
 
-Place in the house: a tool of the documentation (`make docs`); a test holds the page equal to what this writes,
-and the commands to the page.
+Place in the house: a tool of the documentation (`make docs`); a test holds the page equal to what this
+writes, and the commands to the page.
 """
 
 from __future__ import annotations

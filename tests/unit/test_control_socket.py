@@ -606,7 +606,7 @@ def test_every_request_does_something_but_the_one_that_is_the_sessions() -> None
 
 def test_the_page_has_every_request_with_its_fields_and_every_code() -> None:
     text = PAGE.read_text()
-    rows = dict(re.findall(r"^\| `([a-z.]+)` \| ([^|]*) \|", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z.]+)` \|([^|]*)\|", text, re.MULTILINE))
     wanted = {
         name: [field.encode_name for field in msgspec.structs.fields(request.takes)]
         for name, request in REQUESTS.items()

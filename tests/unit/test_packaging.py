@@ -108,7 +108,9 @@ def test_import_costs_little_more_than_numpy() -> None:
     pytest.fail(f"import vxcore takes {ratios} times what import numpy does")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["up", "--help"], ["decap", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["up", "--help"], ["decap", "--help"], ["fdb", "add", "--help"], ["--version"]]
+)
 def test_help_needs_no_heavy_imports(arguments: list[str]) -> None:
     shown = python("-X", "importtime", "-m", "vxcore", *arguments, cwd=tree.ROOT)
     imported = {

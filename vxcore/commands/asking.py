@@ -59,8 +59,10 @@ def say_rows(rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _array(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    before = "["
-    for row in rows:
-        yield before + json.dumps(row)
-        before = ","
-    yield "]" if before == "," else "[]"
+    line = "["
+    for position, row in enumerate(rows):
+        if position:
+            yield f"{line},"
+            line = ""
+        line += json.dumps(row)
+    yield f"{line}]"

@@ -6,6 +6,7 @@ Place in the house: among the commands, above config, daemon and lab.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from vxcore.commands import USER_ERROR, argument, at_least, command, number
 
@@ -153,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
     def load() -> config.Settings:
         return config.with_control(config.load(arguments.file), arguments.control)
 
-    return daemon.serve(load(), reload=load, file=arguments.file)
+    return daemon.serve(load(), reload=load, file=str(Path(arguments.file).absolute()))
 
 
 @command(
