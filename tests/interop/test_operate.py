@@ -98,14 +98,16 @@ def test_of_two_in_one_namespace_the_second_goes_on_without(lan: Lan) -> None:
     assert asked(one, "show")["pid"] == pid
 
 
-def test_who_was_killed_is_no_obstacle(lan: Lan) -> None:
+def test_who_was_killed_is_no_obstacle(lan: Lan, tmp_path: Path) -> None:
     one, _ = lan.hosts
-    killed = lan.vtep(one)
+    where = ("--control", str(tmp_path / "x.sock"))
+    killed = lan.vtep(one, *where)
     killed.process.kill()
     killed.process.communicate()
-    assert path_of(one).exists()
-    again = lan.vtep(one)
-    assert asked(one, "show")["pid"] == again.process.pid
+    assert (tmp_path / "x.sock").exists()
+    assert "no vxcore answers here" in vxcore(one, "show", *where, code=1)
+    again = lan.vtep(one, *where)
+    assert asked(one, "show", *where)["pid"] == again.process.pid
     again.stop()
 
 
