@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
+from msgspec import structs
 from numpy.typing import ArrayLike, NDArray
 
 from vxcore import config
@@ -65,7 +65,7 @@ class Vtep(Engine):
         with self._lock:
             before = self._segment(vni)
             given = config.segment({"vni": vni, **options})
-            after = msgspec.structs.replace(before, **{name: getattr(given, name) for name in options})
+            after = structs.replace(before, **{name: getattr(given, name) for name in options})
             self._replace(changed=[after])
 
     def change_flood(
@@ -104,7 +104,7 @@ class Vtep(Engine):
         removed, changed, added = list(removed), list(changed), list(added)
         new = {segment.vni: segment for segment in changed}
         kept = [new.get(vni, segment) for vni, segment in self._segments.items() if vni not in removed]
-        settings = msgspec.structs.replace(self.settings, segments=(*kept, *added))
+        settings = structs.replace(self.settings, segments=(*kept, *added))
         config.check(settings)
         self.switch(removed, changed, added)
         self.settings = settings
@@ -119,7 +119,9 @@ class Vtep(Engine):
             if settings.collects != self.settings.collects:
                 raise ConfigError("collect: a collector cannot change while it runs; restart it")
             for table in _FIXED:
-                _refuse_changes(table, getattr(self.settings, table), getattr(settings, table))
+                _refuse_changes(
+                    table, *(getattr(self._opened(each), table) for each in (self.settings, settings))
+                )
             new = {segment.vni: segment for segment in settings.segments}
             old = self._segments
             removed = [vni for vni, each in old.items() if vni not in new or new[vni].overlay != each.overlay]
@@ -129,6 +131,11 @@ class Vtep(Engine):
             ]
             self.switch(removed, changed, added, settings.remotes)
             self.settings = settings
+
+    def _opened(self, settings: Settings) -> Settings:
+        """Settings with the local addresses that the route chose, where they name none."""
+        local = settings.underlay.local or tuple(self.locals)
+        return structs.replace(settings, underlay=structs.replace(settings.underlay, local=local))
 
     # Remotes
 

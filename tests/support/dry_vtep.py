@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any
 
 from vxcore import Vtep
@@ -84,6 +85,9 @@ class DryVtep(Vtep):
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         self._udps, self._underlay_ports, self._xdps, self._tap = [], [], [], None
+
+    def _locals_by_route(self) -> Any:
+        return (ip_address("192.0.2.1"),)
 
     def _mtu(self, segment: Any) -> int:
         return 1450

@@ -268,6 +268,7 @@ def test_a_client_that_does_not_keep_up_is_told_how_much_it_missed(
         (b'{"do": "overview", "with": []}\n', "malformed"),
         (b'{"do": "overview", "extra": 1}\n', "malformed"),
         (b"[" * 100_000 + b"\n", "malformed"),
+        (b'{"do":"\\ud800"}\n', "malformed"),
         (b'{"do":"overview","id":' + b"[" * 50_000 + b"]" * 50_000 + b"}\n", "malformed"),
         (b"GET / HTTP/1.1\r\n\r\n", "malformed"),
         (b'{"do": "' + b"x" * MAX_LINE + b'"}\n', "too_long"),

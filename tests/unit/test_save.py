@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, given, settings
 from support.dry_vtep import DryVtep
 
 from vxcore import Vtep, config, toml_writer
 from vxcore.control.requests import Operated, answer, asked
-from vxcore.errors import VxcoreError
+from vxcore.errors import ConfigError, VxcoreError
 from vxcore.faults import faults
 from vxcore.fdb import KIND_NAMES
 from vxcore.remotes import unpacked
@@ -204,3 +205,16 @@ def test_a_remote_of_the_file_that_was_removed_by_hand_is_no_obstacle() -> None:
         vtep.remove_remotes(["192.0.2.9"])
         vtep.apply(config.from_mapping(underlay))
         assert vtep.listed_remotes() == ()
+
+
+def test_what_is_saved_is_no_other_where_the_route_chose_the_local_address(tmp_path: Path) -> None:
+    segment = {"segment": [{"vni": 42, "tap": "vx42", "remotes": ["192.0.2.2"]}]}
+    file = tmp_path / "saved.toml"
+    with DryVtep({"underlay": {}, **segment}) as vtep:
+        file.write_text(toml_writer.dumps(vtep.running()))
+        for settings_ in (config.load(file), config.from_mapping(segment), config.load(file)):
+            vtep.apply(settings_)
+        other = config.from_mapping({"underlay": {"local": "192.0.2.7"}, **segment})
+        with pytest.raises(ConfigError, match=r"underlay\.local"):
+            vtep.apply(other)
+    assert tomllib.loads(file.read_text())["underlay"] == {"local": ["192.0.2.1"]}
