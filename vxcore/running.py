@@ -36,9 +36,9 @@ def running(engine: Engine) -> Settings:
     return structs.replace(settings, underlay=underlay, remotes=listed(engine.remotes), segments=segments)
 
 
-def mac_of(number: int) -> MacAddress:
+def mac_text(number: int) -> str:
     """A MAC address from the number that the tables have."""
-    return MacAddress(format_mac(number.to_bytes(6, "big")))
+    return format_mac(number.to_bytes(6, "big"))
 
 
 def _set_rows(engine: Engine) -> NDArray[Any]:
@@ -58,9 +58,10 @@ def _by_vni(rows: NDArray[Any], make: Callable[[NDArray[Any]], T]) -> dict[int, 
 
 def _entries(rows: NDArray[Any], remotes: Remotes) -> tuple[FdbEntry, ...]:
     known = {number: remotes.address(number) for number in np.unique(rows["remote"]).tolist()}
+    kinds: dict[int, Any] = KIND_NAMES
     columns = (rows[name].tolist() for name in ("mac", "remote", "kind", "sequence"))
     return tuple(
-        FdbEntry(mac=mac_of(mac), remote=known[remote], kind=KIND_NAMES[kind], sequence=sequence)  # type: ignore[arg-type]
+        FdbEntry(mac=MacAddress(mac_text(mac)), remote=known[remote], kind=kinds[kind], sequence=sequence)
         for mac, remote, kind, sequence in zip(*columns, strict=True)
     )
 
@@ -68,7 +69,9 @@ def _entries(rows: NDArray[Any], remotes: Remotes) -> tuple[FdbEntry, ...]:
 def _neighbours(rows: NDArray[Any]) -> tuple[Neighbour, ...]:
     entries = [
         Neighbour(
-            address=unpacked(bytes(row["address"])), mac=mac_of(int(row["mac"])), router=bool(row["router"])
+            address=unpacked(bytes(row["address"])),
+            mac=MacAddress(mac_text(int(row["mac"]))),
+            router=bool(row["router"]),
         )
         for row in rows
     ]

@@ -5,6 +5,7 @@ Place in the house: above config. What has its default is left out.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import tomli_w
@@ -13,6 +14,7 @@ from msgspec import Struct, structs
 from vxcore.config import Settings
 
 _HEAD = "# The running state of a VTEP, by `vxcore save`.\n"
+_fields = cache(structs.fields)  # of a class; reading its annotations takes longer than all else
 
 
 def dumps(settings: Settings) -> str:
@@ -20,7 +22,7 @@ def dumps(settings: Settings) -> str:
     texts = [_HEAD]
     if not settings.segments and not settings.collects:
         texts.append("segment = []\n")  # without it, a file must have one
-    for field in structs.fields(settings):
+    for field in _fields(type(settings)):
         value = getattr(settings, field.name)
         name = field.encode_name
         if isinstance(value, Struct):
@@ -35,7 +37,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Struct):
         return {
             field.encode_name: plain(getattr(value, field.name))
-            for field in structs.fields(value)
+            for field in _fields(type(value))
             if field.required or getattr(value, field.name) != field.default
         }
     if isinstance(value, (tuple, list)):

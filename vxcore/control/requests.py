@@ -57,7 +57,7 @@ from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.fdb import KIND_NAMES, SEEN_BITS, now_s
 from vxcore.problem import from_msgspec
 from vxcore.remotes import IPAddress, unpacked
-from vxcore.running import mac_of
+from vxcore.running import mac_text
 from vxcore.toml_writer import dumps, plain
 from vxcore.verdict import Verdict
 from vxcore.vtep import Vtep
@@ -220,7 +220,7 @@ def _fdb_rows(vtep: Vtep, rows: NDArray[Any]) -> Iterator[FdbRow]:
             name = KIND_NAMES[kind]
             yield FdbRow(
                 vni=vni,
-                mac=mac_of(mac),
+                mac=mac_text(mac),
                 kind=name,
                 remote=remotes.get(remote),
                 dev=devices.get(port),
@@ -267,7 +267,7 @@ def _neighbour_list(operated: Operated, given: OfNeighbour) -> Answer:
         NeighbourRow(
             vni=int(row["vni"]),
             address=str(unpacked(bytes(row["address"]))),
-            mac=mac_of(int(row["mac"])),
+            mac=mac_text(int(row["mac"])),
             router=bool(row["router"]),
         )
         for row in np.sort(rows, order=["vni", "address"])
@@ -442,10 +442,21 @@ def _may_speak(vtep: Vtep, named: Iterable[tuple[int, IPAddress]]) -> None:
 def _lets_speak(vtep: Vtep, remote: RemoteSet) -> None:
     if remote.vnis is None:
         return
-    for segment in vtep.running().segments:
-        if remote.address in _named_by(segment) and not _holds(remote.vnis, segment.vni):
-            text = f"VNI {segment.vni} names remote {remote.address}, which could not speak in it"
+    for vni in sorted(_naming(vtep, remote.address)):
+        if not _holds(remote.vnis, vni):
+            text = f"VNI {vni} names remote {remote.address}, which could not speak in it"
             raise ConfigError(f"{text}; add the VNI to `vnis`, or remove the remote there first")
+
+
+def _naming(vtep: Vtep, address: IPAddress) -> set[int]:
+    """The VNIs whose flood sets or set entries name a remote."""
+    vnis = {segment.vni for segment in vtep.settings.segments if address in segment.remotes}
+    number = vtep.remotes.number(address)
+    if number is None:
+        return vnis
+    rows = vtep.snapshot("fdb")
+    learned = [kind for kind, name in KIND_NAMES.items() if name in _LEARNED]
+    return vnis | set(rows["vni"][(rows["remote"] == number) & ~np.isin(rows["kind"], learned)].tolist())
 
 
 def _holds(vnis: Iterable[Any], vni: int) -> bool:
