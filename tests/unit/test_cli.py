@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -22,6 +23,9 @@ UP = ["up", "--vni", "42", "--tap", "vx42", "--remote", "192.0.2.2"]
         (["up", "--vni", "42"], "--tap: missing; a segment needs it, or a port of another kind"),
         ([*UP, "--vni", "99999999"], "--vni 99999999: an integer from 0 to 16777215"),
         ([*UP, "--remot", "x"], "unrecognized arguments: --remot x"),
+        ([*UP, "--control", "x"], '--control x: a path with a /, such as "/run/vxcore/blue.sock", or "none"'),
+        ([*UP, "--unknown-unicast", "often"], '--unknown-unicast often: "flood", "drop", or a table'),
+        (["up", "--vnii"], "the following arguments are required: --vni (see vxcore up --help)"),
         (["run", "/nosuch.toml"], "/nosuch.toml: cannot be read: No such file or directory"),
         (["lab", "--hosts", "1"], "an integer from 2 up"),
     ],
@@ -66,12 +70,33 @@ def test_failures_of_the_system(
 def test_options_arrive_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[config.Settings] = []
     monkeypatch.setattr(daemon, "serve", lambda settings: seen.append(settings) or 0)
-    options = "--local 192.0.2.1 --remote 192.0.2.3 --dstport 0x2118 --ttl inherit --nolearning --udpcsum"
+    options = "--control none --source any --multicast 9/3 --local 192.0.2.1 --remote 192.0.2.3 --dstport 0x2118 --ttl inherit --nolearning --udpcsum"
     assert cli.main([*UP, *options.split()]) == 0
     (settings,) = seen
     assert [str(remote) for remote in settings.segments[0].remotes] == ["192.0.2.2", "192.0.2.3"]
     assert (settings.underlay.dstport, settings.underlay.ttl) == (8472, "inherit")
     assert (settings.segments[0].learning, settings.underlay.udpcsum) == (False, True)
+    assert (settings.control.socket, settings.segments[0].source) == ("none", "any")
+    assert settings.segments[0].multicast == config.Rate(rate=9, burst=3)
+
+
+def test_the_control_socket_of_a_file_gives_way_to_the_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[config.Settings] = []
+    monkeypatch.setattr(
+        daemon, "serve", lambda settings, reload, file: seen.extend([settings, reload()]) or 0
+    )
+    file = tmp_path / "vx.toml"
+    file.write_text(
+        '[control]\nsocket = "/x/y.sock"\n[underlay]\nlocal = "192.0.2.1"\n[[segment]]\nvni = 1\ntap = "a"\n'
+    )
+    for options, path in (((), "/x/y.sock"), (("--control", "/z.sock"), "/z.sock")):
+        seen.clear()
+        assert cli.main(["run", str(file), *options]) == 0
+        assert [settings.control.socket for settings in seen] == [path, path]
+    assert cli.main(["run", str(file), "--control", "x"]) == 2
+    assert "--control x: a path with a /, such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

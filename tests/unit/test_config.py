@@ -51,6 +51,22 @@ def test_a_good_file(tmp_path: Path) -> None:
 
 
 CHANGED = [
+    (
+        "[underlay]",
+        '[control]\nsocket = "x"\n[underlay]',
+        '2: control.socket: "x" is not allowed; a path with a /, such as "/run/vxcore/blue.sock", or "none"',
+    ),
+    (
+        "vni = 42",
+        'vni = 42\nfdb = [{ mac = "02:00:00:00:00:01", remote = "192.0.2.2", kind = "odd" }]',
+        '6: segment[0].fdb[0].kind: "odd" is not allowed; "control" or "static" or "sticky"',
+    ),
+    (
+        "vni = 42",
+        'vni = 42\nfdb = [{ mac = "02:00:00:00:00:01", remote = "192.0.2.2", sequence = 3 }]',
+        "6: segment[0].fdb[0].sequence: 3 is the sequence number of a static entry;"
+        ' kind "control" or "sticky" has one',
+    ),
     ("42\n", "16777216\n", f"5: segment[0].vni: 16777216 is not allowed; {INTEGER_VNI}"),
     ("vni = 42", 'vni = "42"', f'5: segment[0].vni: "42" is not allowed; {INTEGER_VNI}'),
     ("vni = 42\n", "", f"4: segment[0].vni: missing; {INTEGER_VNI}"),

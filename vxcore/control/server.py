@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import socket
 
@@ -73,7 +73,8 @@ class Server:
 
     def stop(self) -> None:
         """Hang up on everybody; what is being done is done first."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # it has failed, and its loop is closed
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._worker.close()
 
