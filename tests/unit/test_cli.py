@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,8 +71,9 @@ def test_failures_of_the_system(
 def test_options_arrive_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[config.Settings] = []
     monkeypatch.setattr(daemon, "serve", lambda settings: seen.append(settings) or 0)
-    options = "--control none --source any --multicast 9/3 --local 192.0.2.1 --remote 192.0.2.3 --dstport 0x2118 --ttl inherit --nolearning --udpcsum"
-    assert cli.main([*UP, *options.split()]) == 0
+    options = "--local 192.0.2.1 --remote 192.0.2.3 --dstport 0x2118 --ttl inherit --nolearning --udpcsum"
+    more = "--control none --source any --multicast 9/3"
+    assert cli.main([*UP, *options.split(), *more.split()]) == 0
     (settings,) = seen
     assert [str(remote) for remote in settings.segments[0].remotes] == ["192.0.2.2", "192.0.2.3"]
     assert (settings.underlay.dstport, settings.underlay.ttl) == (8472, "inherit")
@@ -84,9 +86,12 @@ def test_the_control_socket_of_a_file_gives_way_to_the_options(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[config.Settings] = []
-    monkeypatch.setattr(
-        daemon, "serve", lambda settings, reload, file: seen.extend([settings, reload()]) or 0
-    )
+
+    def serve(settings: config.Settings, reload: Callable[[], config.Settings], file: str) -> int:
+        seen.extend([settings, reload()])
+        return 0
+
+    monkeypatch.setattr(daemon, "serve", serve)
     file = tmp_path / "vx.toml"
     file.write_text(
         '[control]\nsocket = "/x/y.sock"\n[underlay]\nlocal = "192.0.2.1"\n[[segment]]\nvni = 1\ntap = "a"\n'
