@@ -44,6 +44,8 @@ OUTPUTS: dict[str, Any] = {
     **dict.fromkeys(("neighbour add", "neighbour del"), p.Done),
     "reload": p.Reloaded,
     "save": Saved,
+    "trace": p.Seen,
+    "trace, when packets were lost": p.Dropped,
     "monitor": p.Happened,
     "monitor, when events were dropped": p.Dropped,
 }

@@ -15,12 +15,22 @@ from typing import Any, NoReturn
 
 from vxcore import commands
 from vxcore._version import __version__
-from vxcore.commands import INTERRUPTED, SYSTEM_ERROR, USER_ERROR, captures, operate, shell, show, vtep
+from vxcore.commands import (
+    INTERRUPTED,
+    SYSTEM_ERROR,
+    USER_ERROR,
+    captures,
+    operate,
+    packets,
+    shell,
+    show,
+    vtep,
+)
 from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_ORDER = [module.__name__ for module in (vtep, captures, show, operate, shell)]
+_ORDER = [module.__name__ for module in (vtep, captures, show, operate, packets, shell)]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
 

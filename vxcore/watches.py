@@ -88,7 +88,6 @@ class PacketWatch:
             Watch(self._wake, vni=vni, mac=mac, ways=numbers, snap_len=snap_len, dropped_only=dropped_only)
             for _ in lanes
         ]
-        self._closed = False
 
     def __enter__(self) -> Self:
         shown: list[tuple[Lane, Watch]] = []
@@ -107,7 +106,6 @@ class PacketWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed = True
         for lane, watch in zip(self._lanes, self._watches, strict=True):
             lane.hide(watch)
         self._tables.wait_for_lanes()
@@ -123,14 +121,21 @@ class PacketWatch:
         found = [self._sight(n, *row) for n, watch in enumerate(self._watches) for row in watch.take()]
         return sorted(found, key=lambda sight: sight.time_ns)
 
-    def wait(self, seconds: float) -> None:
-        """Until something is there, or the time is over."""
-        empty = [watch.may_sleep() for watch in self._watches]  # all lanes are to know
-        if self._closed or not all(empty):
-            return
-        select.select([self._wake], [], [], seconds)
+    def fileno(self) -> int:
+        """Readable when lanes have shown something since ``may_sleep`` said that nothing is there."""
+        return self._wake
+
+    def may_sleep(self) -> bool:
+        """Whether nothing waits to be taken; from now on lanes wake who waits."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+        empty = [watch.may_sleep() for watch in self._watches]  # all lanes are to know
+        return all(empty)
+
+    def wait(self, seconds: float) -> None:
+        """Until something is there, or the time is over."""
+        if self.may_sleep():
+            select.select([self._wake], [], [], seconds)
 
     def _sight(
         self,

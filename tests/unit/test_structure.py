@@ -18,7 +18,7 @@ from support import tree
 # only what BESIDE allows.
 FLOORS = [
     "verdict errors _version toml_lines columns",
-    "addresses",
+    "addresses bpf pcapng",
     "sizes",
     "wire problem",
     "config",

@@ -98,7 +98,11 @@ class Client:
 
     def events(self, kinds: list[str]) -> Iterator[dict[str, Any]]:
         """Events as they happen, ``{"event": {...}}``, and how many were dropped, ``{"dropped": 3}``."""
-        self.ask("monitor", kinds=kinds)
+        return self.stream("monitor", kinds=kinds)
+
+    def stream(self, do: str, **given: Any) -> Iterator[dict[str, Any]]:
+        """The lines that follow the reply to a request, until one side hangs up."""
+        self.ask(do, **given)
         self._socket.settimeout(None)
         while True:
             yield self._line()

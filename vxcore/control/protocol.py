@@ -6,7 +6,7 @@ docs/control-socket.md and the JSON schemas are held against it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,6 +22,7 @@ _VNI_LIST = Meta(description="a list of VNIs")
 _ADDRESSES = Meta(description=f"a list, each {IP_FORM}")
 _WORDS = Meta(description="a list of names")
 _ENTRIES = Meta(description="a list of tables", min_length=1)
+_BASE64 = Meta(description="bytes in base64")
 _KEYS = Meta(description="a table of the keys of [[segment]]")
 
 
@@ -170,6 +171,36 @@ class Monitor(Asked, frozen=True):
     """Which events; none: all."""
 
     kinds: Annotated[tuple[str, ...], _WORDS] = ()
+
+
+class PacketsWanted(Asked, frozen=True):
+    """Which packets, and how much of each; up to four clients may ask at a time."""
+
+    vni: Vni | None = None
+    mac: Mac | None = None
+    """Source or destination of the inner frame."""
+    ways: Annotated[tuple[Literal["out", "in"], ...], _WORDS] = ("out", "in")
+    """From overlay to underlay, and back."""
+    snap_len: Annotated[int, Meta(ge=0, le=65_535)] = 65_535
+    dropped_only: bool = False
+    steps: bool = False
+    """Whether to say what happened to each."""
+
+
+class ForetellOut(Asked, frozen=True):
+    """A frame as it would come from the overlay port of a segment."""
+
+    vni: Vni
+    data: Annotated[bytes, _BASE64]
+
+
+class ForetellIn(Asked, frozen=True):
+    """A packet as it would come from the underlay, from its VXLAN header on."""
+
+    source: Ip
+    data: Annotated[bytes, _BASE64]
+    source_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    tos: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
 # Replies
@@ -330,8 +361,43 @@ class Happened(Told, frozen=True):
     event: Event
 
 
+class Packet(Told, frozen=True):
+    """A packet, and what became of it (`vxcore.watches.Sight`)."""
+
+    time_ns: int
+    """Since 1970; 0 of one that was never sent."""
+    way: str
+    """out: from overlay to underlay; in: back."""
+    verdict: str
+    lane: int
+    vni: int
+    device: str | None
+    """The overlay port."""
+    remote: str | None
+    """Where it is from or for; null: a stranger, or all of the flood set."""
+    source: str | None
+    """Outer address; of those that come in, as the next two."""
+    source_port: int
+    tos: int
+    gso_size: int
+    """Of the pieces of a super-frame; 0: it is none."""
+    learned: str | None
+    length: int
+    """In bytes, before `data` was cut."""
+    data: str
+    """In base64: an inner frame, or, of those that come in, from the VXLAN header on."""
+    headline: str
+    steps: tuple[str, ...]
+
+
+class Seen(Told, frozen=True):
+    """A line of a stream of packets."""
+
+    packet: Packet
+
+
 class Dropped(Told, frozen=True):
-    """A line of a stream of events: how many more there were than the client has read."""
+    """A line of a stream of events or packets: how many more there were than the client has read."""
 
     dropped: int
 
@@ -382,6 +448,9 @@ REQUESTS: dict[str, Request] = {
     "offload.list": Request(Nothing, Rows[OffloadRow], "offloads"),
     "reload": Request(Nothing, Reloaded, "read the settings file again, as on SIGHUP", True),
     "save": Request(Nothing, Text, "the running state as a TOML file, in pieces"),
+    "packets": Request(PacketsWanted, Nothing, "turn the connection into a stream of packets"),
+    "foretell.out": Request(ForetellOut, Seen, "what would become of a frame from an overlay port"),
+    "foretell.in": Request(ForetellIn, Seen, "what would become of a packet from the underlay"),
     "monitor": Request(Monitor, Nothing, "turn the connection into a stream of events"),
 }
 

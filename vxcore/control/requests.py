@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from vxcore import config
+from vxcore import config, trace
 from vxcore._version import __version__
 from vxcore.config import Segment
 from vxcore.control.protocol import (
@@ -30,6 +31,8 @@ from vxcore.control.protocol import (
     FdbRemove,
     FdbRow,
     FdbSet,
+    ForetellIn,
+    ForetellOut,
     LaneRow,
     NeighbourRemove,
     NeighbourRow,
@@ -40,11 +43,13 @@ from vxcore.control.protocol import (
     OfRemote,
     OfSegment,
     Overview,
+    Packet,
     Reloaded,
     RemoteRemove,
     RemoteRow,
     RemoteSet,
     Rows,
+    Seen,
     SegmentAdd,
     SegmentChange,
     SegmentFlood,
@@ -61,6 +66,7 @@ from vxcore.running import mac_text
 from vxcore.toml_writer import dumps, plain
 from vxcore.verdict import Verdict
 from vxcore.vtep import Vtep
+from vxcore.watches import Sight
 
 ROWS = 1000
 """In one reply."""
@@ -302,6 +308,42 @@ def _offload_list(operated: Operated, _: Asked) -> Answer:
 def _save(operated: Operated, _: Asked) -> Answer:
     text = dumps(operated.vtep.running())
     return (Text(text=text[start : start + _TEXT_LEN]) for start in range(0, len(text), _TEXT_LEN))
+
+
+# Packets
+
+
+@handles("foretell.out")
+def _foretell_out(operated: Operated, given: ForetellOut) -> Answer:
+    return Seen(packet=packet(operated.vtep.foretell_out(given.vni, given.data), steps=True))
+
+
+@handles("foretell.in")
+def _foretell_in(operated: Operated, given: ForetellIn) -> Answer:
+    sight = operated.vtep.foretell_in(given.data, given.source, source_port=given.source_port, tos=given.tos)
+    return Seen(packet=packet(sight, steps=True))
+
+
+def packet(sight: Sight, steps: bool) -> Packet:
+    """A packet as clients get it."""
+    return Packet(
+        time_ns=sight.time_ns,
+        way=sight.way,
+        verdict=sight.verdict.name.lower(),
+        lane=sight.lane,
+        vni=sight.vni,
+        device=sight.device,
+        remote=None if sight.remote is None else str(sight.remote),
+        source=None if sight.source is None else str(sight.source),
+        source_port=sight.source_port,
+        tos=sight.tos,
+        gso_size=sight.gso_size,
+        learned=sight.learned,
+        length=sight.length,
+        data=b64encode(sight.data).decode(),
+        headline=trace.headline(sight) if steps else "",
+        steps=tuple(trace.steps(sight)) if steps else (),
+    )
 
 
 # Changing

@@ -30,17 +30,20 @@ from vxcore.control.protocol import (
     Happened,
     Message,
     Monitor,
+    PacketsWanted,
     Refusal,
     Reply,
+    Seen,
     Told,
     fault_of,
 )
-from vxcore.control.requests import Operated, answer, asked
+from vxcore.control.requests import Operated, answer, asked, packet
 from vxcore.control.socket_file import Peer, peer_of
 from vxcore.errors import ConfigError
 from vxcore.events import Event as VtepEvent
 from vxcore.events import Subscription
 from vxcore.problem import nearest, shown
+from vxcore.watches import PacketWatch
 
 log = logging.getLogger("vxcore")
 
@@ -135,6 +138,8 @@ class Session:
             given = _known(message)
             if isinstance(given, Monitor):
                 await self._monitor(message, given)
+            if isinstance(given, PacketsWanted):
+                await self._show_packets(message, given)
             await self._reply(message, given)
         except (HangUpError, _GoneError):
             raise
@@ -203,6 +208,48 @@ class Session:
                 lines.append(_line(Dropped(dropped=events.dropped - dropped)))
                 dropped = events.dropped
             await self._send(b"".join(lines))
+
+    async def _show_packets(self, message: Message, given: PacketsWanted) -> None:
+        """Send packets until the client hangs up, or says anything."""
+        mac = None if given.mac is None else given.mac.number
+        watch = self._operated.vtep.watch(
+            vni=given.vni,
+            mac=mac,
+            ways=given.ways,
+            snap_len=given.snap_len,
+            dropped_only=given.dropped_only,
+        )
+        with watch:
+            await self._send(_line(Reply(id=message.id, ok={})))
+            ended = asyncio.ensure_future(self._reader.read(1))
+            try:
+                await self._tell_packets(watch, given.steps, ended)
+            finally:
+                ended.cancel()
+        raise _GoneError
+
+    async def _tell_packets(self, watch: PacketWatch, steps: bool, ended: asyncio.Future[bytes]) -> None:
+        lost = 0
+        while not ended.done():
+            lines = [_line(Seen(packet=packet(sight, steps))) for sight in watch.take()]
+            if watch.lost > lost:
+                lines.append(_line(Dropped(dropped=watch.lost - lost)))
+                lost = watch.lost
+            if lines:
+                await self._send(b"".join(lines))
+            elif watch.may_sleep():
+                await _readable(watch.fileno(), ended)
+
+
+async def _readable(fd: int, ended: asyncio.Future[bytes]) -> None:
+    """Until a descriptor is, or the client has ended."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    ended.add_done_callback(lambda _: ready.set())
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 _NOTED_LEN = 200
