@@ -24,13 +24,14 @@ from vxcore.commands import (
     packets,
     shell,
     show,
+    top,
     vtep,
 )
 from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_ORDER = [module.__name__ for module in (vtep, captures, show, operate, packets, shell)]
+_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, shell)]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
 
