@@ -288,7 +288,7 @@ def test_nonsense_ends_the_connection_and_nothing_else(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    do=st.sampled_from(sorted(set(REQUESTS) - {"monitor"})) | st.text(max_size=20),
+    do=st.sampled_from(sorted(set(REQUESTS) - {"monitor", "packets"})) | st.text(max_size=20),
     given=st.dictionaries(
         st.sampled_from(["vni", "vnis", "entries", "segments", "mac", "set", "unset", "address", "limit"])
         | st.text(max_size=5),
@@ -602,7 +602,7 @@ def test_the_client_starts_without_numpy_and_msgspec() -> None:
 
 
 def test_every_request_does_something_but_the_one_that_is_the_sessions() -> None:
-    assert set(_HANDLERS) == set(REQUESTS) - {"monitor"}
+    assert set(_HANDLERS) == set(REQUESTS) - {"monitor", "packets"}
 
 
 def test_the_page_has_every_request_with_its_fields_and_every_code() -> None:

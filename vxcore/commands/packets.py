@@ -20,7 +20,7 @@ from vxcore.addresses import parse_mac, parse_unicast
 from vxcore.commands import argument, at_least, between, command, number
 from vxcore.commands.asking import CONTROL, JSON, connect, say, say_json
 from vxcore.control.client import Client
-from vxcore.errors import ConfigError, VxcoreError
+from vxcore.errors import ConfigError
 from vxcore.pcapng import ETHERNET, RAW_IP, PcapngWriter
 from vxcore.sizes import Size
 from vxcore.verdict import Verdict
@@ -155,24 +155,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _frames(arguments: argparse.Namespace) -> Iterable[bytes]:
     if arguments.pcap:
-        return _frames_of(arguments.pcap)
+        from vxcore.capture import read_pcap
+
+        return read_pcap(arguments.pcap).to_frames()
     destination = parse_mac(arguments.dst or "ff:ff:ff:ff:ff:ff")
     source = parse_mac(arguments.src or "02:00:00:00:00:01")
     return [(destination + source + b"\x88\xb5").ljust(arguments.size, b"\0")]
-
-
-def _frames_of(name: str) -> Iterator[bytes]:
-    """The Ethernet frames of a capture file."""
-    from vxcore._fast.pcap import LINK_ETHERNET, Reader
-
-    with Path(name).open("rb") as file:
-        reader = Reader(file)
-        while n := reader.read():
-            for i in range(n):
-                if reader.link[i] == LINK_ETHERNET:
-                    yield bytes(reader.batch[i])
-        if reader.problem:
-            raise VxcoreError(f"{name}: {reader.problem}")
 
 
 def _foretold(vtep: Client, arguments: argparse.Namespace, frame: bytes) -> dict[str, Any]:
