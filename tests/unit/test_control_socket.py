@@ -410,6 +410,21 @@ def test_hammering_by_many_at_once_is_survived(served: Socket) -> None:
         assert client.ask("overview")["segments"] == 1
 
 
+def test_who_is_there_at_the_end_is_hung_up_on_and_it_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with serve() as served:
+        silent, watching, listing = (served.raw() for _ in range(3))
+        for client in (silent, watching, listing):
+            assert client.read()
+        watching.ask("monitor")
+        served.vtep.add_fdb(42, [0x020000000001 + i for i in range(20 * ROWS)], "192.0.2.2")
+        assert listing.ask("fdb.list")["more"]
+    for client in (silent, watching, listing):
+        while client.read() is not None:
+            pass
+        client.__exit__()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # Who may
 
 

@@ -92,10 +92,12 @@ class Server:
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        session = Session(self._worker, reader, writer)
         self._clients.add(task)
         try:
-            session = Session(self._worker, reader, writer)
             await session.talk(self._refusal(session.peer))
+        except asyncio.CancelledError:  # by `stop`; left to asyncio, it would be logged as an error
+            log.debug("control socket: process %d was there at the end", session.peer.pid)
         except Exception:
             log.exception("control socket: a client")
         finally:
