@@ -22,6 +22,7 @@ from vxcore.commands import (
     captures,
     operate,
     packets,
+    ping,
     shell,
     show,
     top,
@@ -31,7 +32,7 @@ from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, shell)]
+_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, ping, shell)]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
 

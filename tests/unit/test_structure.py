@@ -21,7 +21,7 @@ FLOORS = [
     "addresses bpf pcapng",
     "sizes",
     "wire problem",
-    "config",
+    "config probes",
     "faults toml_writer",
     "_fast",
     "journal",
