@@ -20,7 +20,7 @@ BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)
 	$(or $(ENSUREPIP),ensurepip)=python$(VERSION)-venv
 FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
-	tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables
+	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables
 
 # What is under test as a sanitized build, and how: Python's allocator would hide overruns.
 SANITIZED := build/sanitize/lib
@@ -53,7 +53,7 @@ demo: $(VENV)/.installed ## install vxcore into .venv and run `vxcore lab`
 
 build: $(VENV)/.built ## compile the extensions in place
 
-test: $(VENV)/.test $(VENV)/openvswitch ## obtain what tests need and run every check and test; TESTS=tests/unit for some, JOBS=1 in turn
+test: $(VENV)/.test $(VENV)/openvswitch $(VENV)/prometheus ## obtain what tests need and run every check and test; TESTS=tests/unit for some, JOBS=1 in turn
 	@.ci/obtain $(TEST_NEEDS)
 	$(AS_ROOT) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
@@ -78,6 +78,7 @@ docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/verdicts.py
 	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/manpage.py
+	$(BIN)/python docs/metrics.py
 	$(BIN)/python -m benchmarks.performance
 
 performance: $(VENV)/.bench ## measure codec and capture files and write docs/performance.md; ARGS=codec for one
@@ -117,6 +118,10 @@ $(VENV)/.installed: $(VENV)/.built
 $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
 	@.ci/obtain $(BENCH_NEEDS)
 	.ci/unpack openvswitch-switch $@
+	@touch $@
+
+$(VENV)/prometheus: $(VENV)/.python$(VERSION)
+	.ci/unpack prometheus $@
 	@touch $@
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed

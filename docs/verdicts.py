@@ -16,7 +16,8 @@ HEAD = """\
 <!-- Written by `make docs` from vxcore/verdict.py; a change goes there. -->
 
 Every packet gets one verdict: delivered, or why not. The same names stand in `vxcore.Verdict`, in
-`PacketBatch.verdict` (by number), in a VTEP's counters and in what the commands print.
+`PacketBatch.verdict` (by number), and in lower case (`unknown_vni`) in a VTEP's counters, in what the
+commands print and as `reason` in its [metrics](metrics.md).
 
 | | verdict | what it means | what to do |
 |--:|---|---|---|

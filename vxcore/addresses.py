@@ -18,10 +18,13 @@ MAC_FORM = "a unicast MAC address such as 02:00:00:00:00:01"
 IP_FORM = "an IPv4 or IPv6 address"
 GROUP_FORM = "an IP multicast group such as 239.1.1.1 or ff05::1"
 PREFIX_FORM = "an IP prefix such as 192.0.2.0/24"
+LISTEN_FORM = 'an IP address and a TCP port such as "127.0.0.1:9464" or "[::1]:9464"'
 VNIS_FORM = 'a VNI such as 42, or a range such as "100-199"'
 
 _MAX_VNI = 0xFF_FFFF
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])[0-9a-fA-F]{2}(?:\1[0-9a-fA-F]{2}){4}")
+_LISTEN = re.compile(r"([0-9.]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
+_MAX_PORT = 0xFFFF
 _BROADCAST = IPv4Address("255.255.255.255")
 
 
@@ -152,3 +155,28 @@ class VniRange(str):
         """The first and the last VNI."""
         first, _, last = self.partition("-")
         return int(first), int(last or first)
+
+
+class Listen(str):
+    """Where a TCP server listens, as text: ``127.0.0.1:9464``, ``[::1]:9464``; port 0 is any that is free.
+
+    Raises AddressError for other text.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        match = _LISTEN.fullmatch(text)
+        if not match or int(match[2]) > _MAX_PORT:
+            raise AddressError(text, "is no address with a port", LISTEN_FORM)
+        try:
+            address = ip_address(match[1].removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise AddressError(text, "is no address with a port", LISTEN_FORM) from None
+        return super().__new__(cls, f"[{address}]:{match[2]}" if address.version == 6 else text)
+
+    @property
+    def ends(self) -> tuple[IPAddress, int]:
+        """Address and port."""
+        address, _, port = self.rpartition(":")
+        return ip_address(address.strip("[]")), int(port)

@@ -22,10 +22,12 @@ from msgspec import Meta, Struct, structs
 from vxcore.addresses import (
     GROUP_FORM,
     IP_FORM,
+    LISTEN_FORM,
     MAC_FORM,
     PREFIX_FORM,
     VNIS_FORM,
     AddressError,
+    Listen,
     MacAddress,
     VniRange,
     parse_group,
@@ -327,6 +329,14 @@ class Control(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose members may use it, beside root and the user that vxcore runs as."""
 
 
+class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Counters for Prometheus, by HTTP; without this table there are none."""
+
+    listen: Annotated[Listen, Meta(description=LISTEN_FORM)] = Listen("127.0.0.1:9464")
+    segments: Annotated[int, Meta(ge=0, le=1 << 24)] = 1000
+    """How many segments have numbers of their own: those that have carried most."""
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -342,6 +352,7 @@ class Settings(
     tables: Tables = msgspec.field(default_factory=Tables)
     state: State = msgspec.field(default_factory=State)
     control: Control = msgspec.field(default_factory=Control)
+    metrics: Annotated[Metrics, Meta(description="a [metrics] table")] | None = None
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
@@ -470,7 +481,8 @@ def _of_process(given: dict[str, Any]) -> dict[str, Any]:
     """The tables of settings that are no segment's."""
     data: dict[str, Any] = {"underlay": _settings_of(Underlay, given), "lanes": _settings_of(Lanes, given)}
     control = {"socket": given["control"]} if "control" in given else {}
-    return data | {"offload": _switched_off(given.get("no_offload", [])), "control": control}
+    data |= {"offload": _switched_off(given.get("no_offload", [])), "control": control}
+    return data | _observed(given)
 
 
 def _segment_table(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -484,6 +496,13 @@ def _segment_table(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings_of(table: type[Struct], given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in table.__struct_fields__ if name in given}
+
+
+def _observed(given: dict[str, Any]) -> dict[str, Any]:
+    """The tables about watching the process. The option --metrics may come without a value: True."""
+    if "metrics" not in given:
+        return {}
+    return {"metrics": {} if given["metrics"] is True else {"listen": given["metrics"]}}
 
 
 # From plain data to settings
@@ -526,6 +545,7 @@ _PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
     MacAddress: (MacAddress, MAC_FORM),
     VniRange: (VniRange, VNIS_FORM),
     Size: (Size, SIZE_FORM),
+    Listen: (Listen, LISTEN_FORM),
     IPAddress: (parse_unicast, IP_FORM),
     IPGroup: (parse_group, GROUP_FORM),
     IPNetwork: (parse_prefix, PREFIX_FORM),
@@ -827,6 +847,7 @@ _OPTION_NAMES = {
     "vnis": "--vni",
     "write": "-w",
     "socket": "--control",
+    "listen": "--metrics",
 }
 
 

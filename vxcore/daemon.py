@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
+    from vxcore.engine import Traffic
     from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -38,6 +39,12 @@ class RunningVtep(Protocol):
 
     def counters(self) -> dict[str, Any]:
         """What was carried and dropped so far, as JSON would have it."""
+
+    def totals(self) -> dict[str, Any]:
+        """As `counters`, without what there is one of for each segment and each remote."""
+
+    def traffic(self) -> Traffic:
+        """What each segment carried, and all together."""
 
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
@@ -79,8 +86,9 @@ def serve(
         _controlled(vtep, settings, reload, file),
     ):
         started = time.monotonic()
-        _announce(vtep.describe())
-        code = _wait(vtep, signals, reload)
+        with _metrics(vtep, settings):
+            _announce(vtep.describe())
+            code = _wait(vtep, signals, reload)
         log.info("%s", _summary(vtep.counters(), time.monotonic() - started))
         return code
 
@@ -99,6 +107,15 @@ def _controlled(
 
     again = None if reload is None else partial(_apply, vtep, reload)
     return serving(Operated(cast("Vtep", vtep), again, file), settings.control)
+
+
+def _metrics(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[object]:
+    """The server of metrics, if there is to be one."""
+    if settings.metrics is None:
+        return nullcontext()
+    from vxcore.metrics import MetricsServer
+
+    return MetricsServer(vtep, settings.metrics)
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import numpy as np
 from msgspec import structs
+from numpy.typing import NDArray
 
 from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
@@ -48,6 +50,7 @@ from vxcore.ports import (
     offload_state,
     route_to,
     scope_of,
+    tap_overruns,
 )
 from vxcore.rehearsal import Rehearsal
 from vxcore.remotes import Remotes
@@ -74,6 +77,23 @@ _ENTRIES = 65536
 _MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
 _USO_LINUX = (6, 2)
 _MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
+
+
+COUNTED = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")  # as a lane has them
+
+
+class Traffic(NamedTuple):
+    """What was carried: a row for each segment, and all since the start, segments that went among it.
+
+    `vni` and `n_learned`, entries of the FDB, are uint32 (n,); `counts` is uint64 (n, 4) and `total` uint64
+    (4,), in the order of `COUNTED`. `titles` has the VNIs of collectors as text, by what `vni` has for them.
+    """
+
+    vni: NDArray[np.uint32]
+    n_learned: NDArray[np.uint32]
+    counts: NDArray[np.uint64]
+    total: NDArray[np.uint64]
+    titles: dict[int, str]
 
 
 class Engine:
@@ -646,27 +666,53 @@ class Engine:
     def counters(self) -> dict[str, Any]:
         """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes, offloads."""
         with self._lock:
-            return self._counters()
+            segments = [{**_names(s), **self._count(s.vni)} for s in self._segments.values()]
+            segments += [
+                {**_collector_names(each), **self._count(vni)} for vni, each in self._collects.items()
+            ]
+            counted = {"segments": segments, **self._totals()}
+            if self._next_hops is not None:
+                counted["next_hops"] = self._next_hops.states()
+            return counted
 
-    def _counters(self) -> dict[str, Any]:
-        segments = [{**_names(s), **self._count(s.vni)} for s in self._segments.values()]
-        segments += [{**_collector_names(each), **self._count(vni)} for vni, each in self._collects.items()]
+    def totals(self) -> dict[str, Any]:
+        """As ``counters``, without what there is one of for each segment and each remote."""
+        with self._lock:
+            return self._totals()
+
+    def _totals(self) -> dict[str, Any]:
         counts = _sum(lane.drops() for lane in self._lanes)
         counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in [*self._udps, *self._xdps])
-        counts[Verdict.OVERLAY_OVERRUN] += sum(each.overruns() for each in self._overlays.values())
-        drops = {Verdict(number).name.lower(): count for number, count in counts.items() if count}
+        counts[Verdict.OVERLAY_OVERRUN] += self._overlay_overruns()
+        drops = {Verdict(number).label: count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
-        counted = {
-            "segments": segments,
+        return {
             "drops": drops,
             "fdb": self.tables.fdb_counters(),
             "lanes": lanes,
             "offloads": self.offloads(),
             "events": self.events.counters(),
         }
-        if self._next_hops is not None:
-            counted["next_hops"] = self._next_hops.states()
-        return counted
+
+    def _overlay_overruns(self) -> int:
+        """TAPs together: the kernel tells of all devices at once."""
+        taps = [overlay for overlay in self._overlays.values() if isinstance(overlay, Tap)]
+        others = [overlay for overlay in self._overlays.values() if not isinstance(overlay, Tap)]
+        return tap_overruns(taps) + sum(each.overruns() for each in others)
+
+    def traffic(self) -> Traffic:
+        """What every segment carried, as arrays: for many segments much quicker than ``counters``."""
+        with self._lock:
+            words = [np.frombuffer(lane.segment_words(), np.uint64) for lane in self._lanes]
+            counts = np.sum(words, axis=0, dtype=np.uint64).reshape(-1, len(COUNTED))
+            numbers, vnis, n_learned = self.tables.segment_numbers().T
+            rows = counts[numbers]
+            earlier = {vni: before for vni, before in self._before.items() if any(before.values())}
+            places = {vni: place for place, vni in enumerate(vnis.tolist())} if earlier else {}
+            for vni, before in earlier.items():
+                rows[places[vni]] -= np.array([before[name] for name in COUNTED], np.uint64)
+            titles = {vni: collect.title for vni, collect in self._collects.items()}
+            return Traffic(vnis, n_learned, rows, counts.sum(axis=0), titles)
 
     def _count(self, vni: int) -> dict[str, int]:
         """What a segment's lanes have counted since it is there."""

@@ -15,7 +15,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -56,6 +56,7 @@ _SO_MEMINFO, _SK_MEMINFO_DROPS = 55, 8  # linux/sock_diag.h
 _BUFFER_LEN = 4 << 20
 _PORT_TRIES = 8
 _DISCARD_PORT = 9  # RFC 863; nothing is sent there, a route only asks for some port
+_HEADINGS = 2  # lines of /proc/net/dev
 _TX_DROPPED = 11  # column of /proc/net/dev: the kernel transmits what we read
 _IFF_UP = 1
 _RUN_BYTES = 65000  # as in udp.pyx
@@ -197,11 +198,11 @@ class Tap:
 
     def overruns(self) -> int:
         """Frames that the kernel dropped because we did not read them in time; 0 if it cannot be told."""
-        for line in Path("/proc/net/dev").read_text().splitlines():
-            name, colon, columns = line.partition(":")
-            if colon and name.strip() == self.name:
-                return int(columns.split()[_TX_DROPPED]) - self._dropped_before
-        return 0  # it was moved to another namespace
+        return tap_overruns([self])
+
+    def overruns_of(self, dropped: dict[str, int]) -> int:
+        """The same, from what `_tx_dropped` has found."""
+        return dropped.get(self.name, self._dropped_before) - self._dropped_before
 
     def close(self) -> None:
         try:
@@ -214,6 +215,18 @@ class Tap:
     def _close_queues(self) -> None:
         while self.fds:
             os.close(self.fds.pop())
+
+
+def tap_overruns(taps: Iterable[Tap]) -> int:
+    """Frames that TAPs lost because we did not read them in time."""
+    dropped = _tx_dropped()
+    return sum(tap.overruns_of(dropped) for tap in taps)
+
+
+def _tx_dropped() -> dict[str, int]:
+    """Frames that the kernel could not send, by device; one that moved to another namespace is not there."""
+    rows = (line.partition(":") for line in Path("/proc/net/dev").read_text().splitlines()[_HEADINGS:])
+    return {name.strip(): int(columns.split()[_TX_DROPPED]) for name, _, columns in rows}
 
 
 def _link(route: IPRoute, name: str) -> Any:

@@ -23,6 +23,11 @@ class Verdict(IntEnum):
     text: str
     remedy: str
 
+    @property
+    def label(self) -> str:
+        """The name as counters, metrics and tables of drops have it: ``unknown_vni``."""
+        return self.name.lower()
+
     def __new__(cls, value: int, text: str = "", remedy: str = "") -> Self:
         member = int.__new__(cls, value)
         member._value_ = value

@@ -22,6 +22,7 @@ remotes = ["192.0.2.2"]
 """
 INTEGER_VNI = "an integer from 0 to 16777215"
 DEVICE = "a device name of 1 to 15 ASCII characters without / : % and white space"
+LISTEN = 'an IP address and a TCP port such as "127.0.0.1:9464" or "[::1]:9464"'
 MAC = "a unicast MAC address such as 02:00:00:00:00:01"
 
 
@@ -213,6 +214,16 @@ ADDED = [
         '9: segment[0].fdb[1].mac: "02-00-00-00-00-01" is there twice; one remote for each MAC address',
     ),
     ("mtu = 67\n", "8: segment[0].mtu: 67 is not allowed; an integer from 68 to 65485"),
+    (
+        '[metrics]\nlisten = "localhost:9464"\n',
+        f'9: metrics.listen: "localhost:9464" is no address with a port; {LISTEN}',
+    ),
+    (
+        '[metrics]\nlisten = "::1:9464"\n',
+        f'9: metrics.listen: "::1:9464" is no address with a port; {LISTEN}',
+    ),
+    ("[metrics]\nlisten = 9464\n", f"9: metrics.listen: 9464 is not a string; {LISTEN}"),
+    ("[metrics]\nport = 9464\n", "9: metrics.port: unknown key; known are listen, segments"),
     ("learning = 1\n", "8: segment[0].learning: 1 is not allowed; true or false"),
 ]
 
@@ -307,6 +318,8 @@ def test_every_option_reaches_the_settings() -> None:
         ("mtu", 10, "--mtu 10: an integer from 68 to 65485"),
         ("ageing", -1, "--ageing -1: an integer from 0 to 524287"),
         ("source_ports", 0, "--source-ports 0: an integer from 1 to 1024"),
+        ("metrics", "127.0.0.1", f"--metrics 127.0.0.1: is no address with a port; {LISTEN}"),
+        ("metrics", "127.0.0.1:70000", f"--metrics 127.0.0.1:70000: is no address with a port; {LISTEN}"),
         ("dstport", 70000, "--dstport 70000: an integer from 1 to 65535"),
     ],
 )
@@ -319,6 +332,15 @@ def test_a_wrong_option_is_named_as_it_was_typed(name: str, value: object, expec
 def test_a_port_of_another_kind_than_tap() -> None:
     (segment,) = config.from_arguments({**OPTIONS, "tap": None, "port": "packet=veth0"}).segments
     assert (segment.tap, segment.overlay) == (None, config.Port(kind="packet", dev="veth0"))
+
+
+def test_metrics_are_off_unless_asked_for_and_listen_on_loopback_unless_told_where() -> None:
+    assert config.from_arguments(OPTIONS).metrics is None
+    for given, listen in ((True, "127.0.0.1:9464"), ("[2001:0DB8::1]:80", "[2001:db8::1]:80")):
+        metrics = config.from_arguments({**OPTIONS, "metrics": given}).metrics
+        assert metrics is not None
+        assert metrics.listen == listen
+    assert metrics.listen.ends == (ip_address("2001:db8::1"), 80)
 
 
 def test_a_small_range_of_source_ports_needs_no_second_option() -> None:

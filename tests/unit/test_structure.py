@@ -36,7 +36,7 @@ FLOORS = [
     "xdp_ports",
     "engine",
     "running",
-    "vtep",
+    "vtep metrics",
     "control",
     "daemon",
     "lab",

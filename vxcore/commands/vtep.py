@@ -15,6 +15,13 @@ CONTROL = argument(
     metavar="PATH",
     help="the control socket, or none (one in /run/vxcore for each network namespace)",
 )
+METRICS = argument(
+    "--metrics",
+    nargs="?",
+    const=True,
+    metavar="IP:PORT",
+    help="serve counters to Prometheus (127.0.0.1:9464)",
+)
 SEGMENT = (
     argument("--tap", metavar="NAME", help="TAP device, created if it does not exist"),
     argument(
@@ -83,6 +90,7 @@ SEGMENT = (
     argument("--busy-poll", type=number, metavar="US", help="look this long for more before sleeping (0)"),
     argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
     CONTROL,
+    METRICS,
 )
 def up(arguments: argparse.Namespace) -> int:
     """A VTEP with one segment, from options alone."""
@@ -129,6 +137,7 @@ def up(arguments: argparse.Namespace) -> int:
     argument("--busy-poll", type=number, metavar="US", help="look this long for more before sleeping (0)"),
     argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
     CONTROL,
+    METRICS,
 )
 def collect(arguments: argparse.Namespace) -> int:
     """The far end of a traffic mirror."""

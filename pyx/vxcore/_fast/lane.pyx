@@ -350,6 +350,11 @@ cdef class Lane:
             raise IndexError(f"segment {segment} of {self.tables.max_segments}")
         return dict(self.tally.segments[segment])
 
+    def segment_words(self) -> bytes:
+        """A copy of what ``segment_counters`` gives of all segments, by number: four uint64 for each."""
+        cdef size_t size = self.tables.max_segments * sizeof(SegmentCounters)
+        return (<char *>self.tally.segments)[:size]
+
     def lane_counters(self) -> dict[str, int]:
         """How often the lane was woken, and how many bursts it has received."""
         return {"wakeups": self.wakeups, "bursts": self.bursts}

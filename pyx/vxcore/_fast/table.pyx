@@ -1270,6 +1270,22 @@ cdef class Tables:
                            s.flags & VX_SEGMENT_LEARNS, s.flags & VX_SEGMENT_ANY_SOURCE)
             return np.delete(rows, self._unused(self.n_segments, False))
 
+    def segment_numbers(self):
+        """Number, VNI and how many entries were learned, of each segment: uint32 (n, 3), by number."""
+        cdef const Segment *s
+        cdef uint32_t[:, ::1] rows
+        cdef uint32_t i
+        cdef Py_ssize_t n = 0
+        with Change(self):
+            found = np.empty((self.n_segments, 3), np.uint32)
+            rows = found
+            for i in range(self.n_segments):
+                s = self._segment(i)
+                if s.flags:
+                    rows[n, 0], rows[n, 1], rows[n, 2] = i, s.vni, self._n_learned(s.vni)
+                    n += 1
+            return found[:n]
+
     cdef uint32_t _n_learned(self, uint32_t vni) noexcept nogil:
         return <uint32_t>vx_get(&self.t.fdb.states[vni].learned)
 
