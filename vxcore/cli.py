@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from vxcore import commands
+from vxcore import commands, logs
 from vxcore._version import __version__
 from vxcore.commands import (
     INTERRUPTED,
@@ -38,9 +37,10 @@ COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__mo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 2 the user's mistake, 1 the system's)."""
+    logs.to_stderr()
     try:
         arguments = parser().parse_args(argv)
-        _log_to_stderr(arguments.verbose)
+        logs.to_stderr(arguments.verbose)
         run: commands.Run = arguments.run
         return run(arguments)
     except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(error: Exception, message: str, code: int) -> int:
     """Say on stderr what is wrong, in one line; with -v also where it was raised."""
     log.debug("raised here:", exc_info=error)
-    print("vxcore: error:", " ".join(message.split("\n")), file=sys.stderr)
+    log.error("%s", " ".join(message.split("\n")))
     return code
 
 
@@ -67,24 +67,6 @@ def _system_message(error: OSError) -> str:
     if not error.strerror:
         return str(error) or type(error).__name__
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-
-
-# Logging
-
-
-class _LineFormatter(logging.Formatter):
-    """``vxcore: message``, with the level unless it is what one expects."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        return f"vxcore: {level}{super().format(record)}"
-
-
-def _log_to_stderr(verbose: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_LineFormatter())
-    log.handlers[:] = [handler]  # replaced, for a process may call main more than once
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 # Arguments

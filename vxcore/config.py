@@ -337,6 +337,16 @@ class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many segments have numbers of their own: those that have carried most."""
 
 
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least of what is shown; -v on the command line shows all."""
+    rate: Annotated[int, Meta(ge=0, le=1_000_000)] = 10
+    """Lines of one kind a second; of the others it says how many. 0: all."""
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -352,6 +362,7 @@ class Settings(
     tables: Tables = msgspec.field(default_factory=Tables)
     state: State = msgspec.field(default_factory=State)
     control: Control = msgspec.field(default_factory=Control)
+    log: Log = msgspec.field(default_factory=Log)
     metrics: Annotated[Metrics, Meta(description="a [metrics] table")] | None = None
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
@@ -500,9 +511,10 @@ def _settings_of(table: type[Struct], given: Mapping[str, Any]) -> dict[str, Any
 
 def _observed(given: dict[str, Any]) -> dict[str, Any]:
     """The tables about watching the process. The option --metrics may come without a value: True."""
-    if "metrics" not in given:
-        return {}
-    return {"metrics": {} if given["metrics"] is True else {"listen": given["metrics"]}}
+    data: dict[str, Any] = {"log": {"format": given["log_format"]}} if "log_format" in given else {}
+    if "metrics" in given:
+        data["metrics"] = {} if given["metrics"] is True else {"listen": given["metrics"]}
+    return data
 
 
 # From plain data to settings
@@ -848,6 +860,7 @@ _OPTION_NAMES = {
     "write": "-w",
     "socket": "--control",
     "listen": "--metrics",
+    "format": "--log-format",
 }
 
 

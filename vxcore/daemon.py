@@ -18,6 +18,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from vxcore import logs
+
 if TYPE_CHECKING:
     from vxcore.config import Settings
     from vxcore.engine import Traffic
@@ -79,6 +81,7 @@ def serve(
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
+    logs.configure(settings.log)
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
     with (
         _blocked(signals),
@@ -147,6 +150,7 @@ def _wait(vtep: RunningVtep, signals: frozenset[signal.Signals], reload: Reload 
     offloads = vtep.offloads()
     while vtep.failure is None:
         received = signal.sigtimedwait(signals, _WAKE_S)
+        logs.tell_left_out()
         offloads = _log_changes(offloads, vtep.offloads())
         if received is None:
             continue
@@ -164,7 +168,9 @@ def _wait(vtep: RunningVtep, signals: frozenset[signal.Signals], reload: Reload 
 def _apply(vtep: RunningVtep, reload: Reload) -> None:
     """Read the settings again; what is wrong with them is told, and raised."""
     try:
-        vtep.apply(reload())
+        settings = reload()
+        vtep.apply(settings)
+        logs.configure(settings.log)
     except Exception as error:
         log.error("not reloaded, nothing has changed: %s", _words(error))
         log.debug("raised here:", exc_info=error)

@@ -223,6 +223,7 @@ ADDED = [
         f'9: metrics.listen: "::1:9464" is no address with a port; {LISTEN}',
     ),
     ("[metrics]\nlisten = 9464\n", f"9: metrics.listen: 9464 is not a string; {LISTEN}"),
+    ('[log]\nformat = "xml"\n', '9: log.format: "xml" is not allowed; "json" or "text"'),
     ("[metrics]\nport = 9464\n", "9: metrics.port: unknown key; known are listen, segments"),
     ("learning = 1\n", "8: segment[0].learning: 1 is not allowed; true or false"),
 ]
@@ -318,6 +319,7 @@ def test_every_option_reaches_the_settings() -> None:
         ("mtu", 10, "--mtu 10: an integer from 68 to 65485"),
         ("ageing", -1, "--ageing -1: an integer from 0 to 524287"),
         ("source_ports", 0, "--source-ports 0: an integer from 1 to 1024"),
+        ("log_format", "xml", '--log-format xml: "json" or "text"'),
         ("metrics", "127.0.0.1", f"--metrics 127.0.0.1: is no address with a port; {LISTEN}"),
         ("metrics", "127.0.0.1:70000", f"--metrics 127.0.0.1:70000: is no address with a port; {LISTEN}"),
         ("dstport", 70000, "--dstport 70000: an integer from 1 to 65535"),

@@ -14,9 +14,9 @@ from support.hosts import wait_until
 from support.tree import ROOT
 
 PROGRAM = """
-import logging, signal, sys, time
+import msgspec, signal, sys, time
 from pathlib import Path
-from vxcore import config, daemon
+from vxcore import config, daemon, logs
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which may have been ignored, under nohup, say
 
@@ -42,16 +42,16 @@ class Fake:
         return {"segments": [one], "drops": {"unknown_vni": 3}, "fdb": {}, "lanes": []}
 
     def apply(self, settings):
-        if settings == "wrong":
+        if settings.segments == ("wrong",):
             raise ValueError("VNI 42: wrong")
 
 def reload():
     words = Path(sys.argv[1] + ".toml").read_text()
     if words == "unreadable":
         raise OSError(5, "no such disk")
-    return words
+    return msgspec.structs.replace(settings, segments=(words,), log=config.Log(format="json"))
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logs.to_stderr()
 settings = config.from_mapping({"underlay": {"local": "192.0.2.1"}, "control": {"socket": "none"}})
 sys.exit(daemon.serve(settings, Fake, reload if "reloads" in sys.argv else None))
 """
@@ -125,9 +125,10 @@ def test_it_reads_its_settings_again_and_a_mistake_in_them_changes_nothing(close
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=10)
     assert process.returncode == 0
-    assert "reloaded: 1 segments\n" in err
-    assert "not reloaded, nothing has changed: VNI 42: wrong\n" in err
-    assert "not reloaded, nothing has changed: no such disk\n" in err
+    told = [json.loads(line)["message"] for line in err.splitlines() if line.startswith("{")]
+    assert "reloaded: 1 segments" in told  # the format of the log as the file has it now
+    assert "not reloaded, nothing has changed: VNI 42: wrong" in told
+    assert "not reloaded, nothing has changed: no such disk" in told
 
 
 def test_without_a_file_sighup_ends_it_as_it_ends_any_process(closed: Path) -> None:

@@ -22,7 +22,7 @@ FLOORS = [
     "sizes",
     "wire problem",
     "config probes",
-    "faults toml_writer",
+    "faults toml_writer logs",
     "_fast",
     "journal",
     "remotes",

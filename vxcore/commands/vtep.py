@@ -15,6 +15,7 @@ CONTROL = argument(
     metavar="PATH",
     help="the control socket, or none (one in /run/vxcore for each network namespace)",
 )
+LOG_FORMAT = argument("--log-format", metavar="text|json", help="what is written to standard error (text)")
 METRICS = argument(
     "--metrics",
     nargs="?",
@@ -91,6 +92,7 @@ SEGMENT = (
     argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
     CONTROL,
     METRICS,
+    LOG_FORMAT,
 )
 def up(arguments: argparse.Namespace) -> int:
     """A VTEP with one segment, from options alone."""
@@ -138,6 +140,7 @@ def up(arguments: argparse.Namespace) -> int:
     argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
     CONTROL,
     METRICS,
+    LOG_FORMAT,
 )
 def collect(arguments: argparse.Namespace) -> int:
     """The far end of a traffic mirror."""
