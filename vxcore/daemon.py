@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vxcore import logs
+from vxcore.notify import ServiceManager, Watchdog
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
@@ -48,6 +49,9 @@ class RunningVtep(Protocol):
     def traffic(self) -> Traffic:
         """What each segment carried, and all together."""
 
+    def turns(self) -> list[int]:
+        """How often the loop of each lane has turned, at least once a second."""
+
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
 
@@ -60,6 +64,7 @@ class RunningVtep(Protocol):
 
 
 Reload = Callable[[], "Settings"]
+Again = Callable[[], None]
 VtepFactory = Callable[["Settings"], AbstractContextManager[RunningVtep]]
 
 
@@ -83,15 +88,15 @@ def serve(
     # first of all, even before the import of numpy, which starts threads of its own.
     logs.configure(settings.log)
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
-    with (
-        _blocked(signals),
-        (vtep_factory or _engine_vtep)(settings) as vtep,
-        _controlled(vtep, settings, reload, file),
-    ):
+    manager = ServiceManager()
+    with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
         started = time.monotonic()
-        with _metrics(vtep, settings):
+        again = None if reload is None else partial(_apply, vtep, reload, manager)
+        with _controlled(vtep, settings, again, file), _metrics(vtep, settings):
             _announce(vtep.describe())
-            code = _wait(vtep, signals, reload)
+            manager.ready(_status(vtep))
+            code = _wait(vtep, signals, again, manager)
+            manager.stopping(_words(vtep.failure) if vtep.failure else "stopping")
         log.info("%s", _summary(vtep.counters(), time.monotonic() - started))
         return code
 
@@ -103,12 +108,11 @@ def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
 
 
 def _controlled(
-    vtep: RunningVtep, settings: Settings, reload: Reload | None, file: str | None
+    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None
 ) -> AbstractContextManager[None]:
     from vxcore.control.requests import Operated
     from vxcore.control.server import serving
 
-    again = None if reload is None else partial(_apply, vtep, reload)
     return serving(Operated(cast("Vtep", vtep), again, file), settings.control)
 
 
@@ -145,28 +149,38 @@ def _announce(segments: list[dict[str, Any]]) -> None:
         _say(f"ready vni {vni} {port} mtu {mtu} remotes {','.join(remotes) or 'none'}")
 
 
-def _wait(vtep: RunningVtep, signals: frozenset[signal.Signals], reload: Reload | None) -> int:
+def _status(vtep: RunningVtep) -> str:
+    """What `systemctl status` says of it."""
+    return f"{len(vtep.describe())} segments, {len(vtep.turns())} lanes"
+
+
+def _wait(
+    vtep: RunningVtep, signals: frozenset[signal.Signals], again: Again | None, manager: ServiceManager
+) -> int:
     """Answer signals until one says stop (0) or a lane has failed (1)."""
-    offloads = vtep.offloads()
+    offloads, watchdog = vtep.offloads(), Watchdog(manager, vtep.turns)
     while vtep.failure is None:
         received = signal.sigtimedwait(signals, _WAKE_S)
         logs.tell_left_out()
+        watchdog.look()
         offloads = _log_changes(offloads, vtep.offloads())
         if received is None:
             continue
         if received.si_signo in _STOP:
             return 0
-        if received.si_signo == _RELOAD and reload is not None:
+        if received.si_signo == _RELOAD and again is not None:
             with suppress(Exception):  # it was told
-                _apply(vtep, reload)
+                again()
             continue
         _say(json.dumps(vtep.counters()))
     log.error("a lane failed: %s", _words(vtep.failure))
     return 1
 
 
-def _apply(vtep: RunningVtep, reload: Reload) -> None:
+def _apply(vtep: RunningVtep, reload: Reload, manager: ServiceManager) -> None:
     """Read the settings again; what is wrong with them is told, and raised."""
+    manager.reloading()
+    status = ""
     try:
         settings = reload()
         vtep.apply(settings)
@@ -175,10 +189,13 @@ def _apply(vtep: RunningVtep, reload: Reload) -> None:
         log.error("not reloaded, nothing has changed: %s", _words(error))
         log.debug("raised here:", exc_info=error)
         _say("not reloaded")
+        status = f"; not reloaded: {_words(error)}"
         raise
     else:
         log.info("reloaded: %d segments", len(vtep.describe()))
         _say("reloaded")
+    finally:
+        manager.ready(_status(vtep) + status)
 
 
 def _log_changes(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:

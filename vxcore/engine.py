@@ -720,6 +720,10 @@ class Engine:
         now = _sum(lane.segment_counters(number) for lane in self._lanes)
         return {name: now[name] - before[name] for name in now}
 
+    def turns(self) -> list[int]:
+        """How often the loop of each lane has turned: at least once a second, also without packets."""
+        return [sum(lane.lane_counters().values()) for lane in self._lanes]
+
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
         wanted = self.settings.offload

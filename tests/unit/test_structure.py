@@ -36,7 +36,7 @@ FLOORS = [
     "xdp_ports",
     "engine",
     "running",
-    "vtep metrics",
+    "vtep metrics notify",
     "control",
     "daemon",
     "lab",
