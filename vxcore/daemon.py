@@ -83,10 +83,10 @@ def serve(
     settings is served. Must be called in the main thread. Raises what the engine raises
     when it cannot start; the host is then as it was.
     """
+    logs.configure(settings.log)
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
-    logs.configure(settings.log)
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
     manager = ServiceManager()
     with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:

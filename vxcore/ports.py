@@ -53,7 +53,7 @@ _UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h, Linux 4.18 and 5.0
 
 _SO_MEMINFO, _SK_MEMINFO_DROPS = 55, 8  # linux/sock_diag.h
 
-_BUFFER_LEN = 4 << 20
+BUFFER_LEN = 4 << 20
 _PORT_TRIES = 8
 _DISCARD_PORT = 9  # RFC 863; nothing is sent there, a route only asks for some port
 _HEADINGS = 2  # lines of /proc/net/dev
@@ -530,9 +530,9 @@ def port_keeper(settings: Underlay, local: IPAddress, joins: bool) -> socket.soc
 def set_buffer(sock: socket.socket, force: int, ask: int) -> None:
     """Ask for a large buffer, with the option that needs privileges or with the one that does not."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, force, _BUFFER_LEN)
+        sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_LEN)
     except PermissionError:  # as large as net.core.*mem_max allows
-        sock.setsockopt(socket.SOL_SOCKET, ask, _BUFFER_LEN)
+        sock.setsockopt(socket.SOL_SOCKET, ask, BUFFER_LEN)
 
 
 def _bind(sock: socket.socket, local: IPAddress, port: int, dev: str | None) -> None:

@@ -31,7 +31,7 @@ FLOORS = [
     "events state mender watches",
     "trace rehearsal",
     "ports capture scapy",
-    "packet nexthops gsotap xdp",
+    "packet nexthops gsotap xdp doctor",
     "packet_overlay pcapng_overlay groups",
     "xdp_ports",
     "engine",

@@ -185,6 +185,24 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 @command(
+    "say what on this host stands in a VTEP's way, and what to do about it",
+    "vxcore doctor /etc/vxcore.toml",
+    argument(
+        "file", nargs="?", metavar="FILE.toml", help="as of `vxcore run`; without, what concerns any VTEP"
+    ),
+    argument("--json", action="store_true", help="a list of objects: check, state, what, todo"),
+)
+def doctor(arguments: argparse.Namespace) -> int:
+    """Findings on standard output; exit code 1 if any of them is "wrong"."""
+    from vxcore import doctor as implementation
+
+    findings = implementation.examine(arguments.file)
+    write = implementation.as_json if arguments.json else implementation.as_text
+    print(write(findings))
+    return implementation.exit_code(findings)
+
+
+@command(
     "show it on this machine: hosts in network namespaces with a VTEP in each",
     "vxcore lab --hosts 3 --peer kernel",
     argument("--hosts", type=at_least(2), default=2, metavar="N", help="number of hosts (2)"),
