@@ -347,6 +347,17 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Lines of one kind a second; of the others it says how many. 0: all."""
 
 
+class Process(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the process gives up before it begins; without this table nothing."""
+
+    user: Annotated[str, Meta(pattern=r"\A[a-zA-Z_][\w.-]{0,31}\Z", description="a user's name")] | None = (
+        None
+    )
+    """Whom it becomes; None: it stays who it is, without the capabilities that no port needs."""
+    filter: bool = True
+    """Refuse system calls that no VTEP makes (seccomp)."""
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -363,6 +374,7 @@ class Settings(
     state: State = msgspec.field(default_factory=State)
     control: Control = msgspec.field(default_factory=Control)
     log: Log = msgspec.field(default_factory=Log)
+    process: Annotated[Process, Meta(description="a [process] table")] | None = None
     metrics: Annotated[Metrics, Meta(description="a [metrics] table")] | None = None
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
@@ -512,6 +524,8 @@ def _settings_of(table: type[Struct], given: Mapping[str, Any]) -> dict[str, Any
 def _observed(given: dict[str, Any]) -> dict[str, Any]:
     """The tables about watching the process. The option --metrics may come without a value: True."""
     data: dict[str, Any] = {"log": {"format": given["log_format"]}} if "log_format" in given else {}
+    if "user" in given:
+        data["process"] = {"user": given["user"]}
     if "metrics" in given:
         data["metrics"] = {} if given["metrics"] is True else {"listen": given["metrics"]}
     return data

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vxcore import logs
+from vxcore.confine import confine
 from vxcore.notify import ServiceManager, Watchdog
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def serve(
     # first of all, even before the import of numpy, which starts threads of its own.
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
     manager = ServiceManager()
+    confine(settings)  # while there is one thread
     with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
         started = time.monotonic()
         again = None if reload is None else partial(_apply, vtep, reload, manager)

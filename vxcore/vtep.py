@@ -113,13 +113,15 @@ class Vtep(Engine):
         """Become what `settings` say, by the difference to what is now; other segments do not notice.
 
         Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
-        ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]``, ``[state]``, ``[control]`` and ``[metrics]``.
+        ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]``, ``[state]``, ``[control]``, ``[metrics]``,
+        ``[process]``.
         """
         with self._lock:
             if settings.collects != self.settings.collects:
                 raise ConfigError("collect: a collector cannot change while it runs; restart it")
-            if settings.metrics != self.settings.metrics:
-                raise ConfigError("metrics: their server cannot change while it runs; restart it")
+            for name in ("metrics", "process"):
+                if getattr(settings, name) != getattr(self.settings, name):
+                    raise ConfigError(f"{name}: it cannot change while this runs; restart it")
             for table in _FIXED:
                 _refuse_changes(
                     table, *(getattr(self._opened(each), table) for each in (self.settings, settings))

@@ -105,7 +105,7 @@ def test_series_follow_the_segments_and_the_totals_keep_those_that_went(lan: Lan
         assert after[name, ""] >= values[name, ""] > 0
     file.write_text(FILE.format(metrics="segments = 2"))
     assert reload(vtep) == "not reloaded"
-    assert "metrics: their server cannot change while it runs; restart it" in vtep.stop()
+    assert "metrics: it cannot change while this runs; restart it" in vtep.stop()
 
 
 def reload(vtep: VtepProcess) -> str:

@@ -2,7 +2,8 @@
 
 Place in the house: a program that interop tests start as root in front of a VTEP,
 ``sandbox.py UNIT COMMAND...``. Applied are user, capabilities, devices, what is read-only, address families,
-system calls and W^X, read from the unit's file; not its cgroup, nor its view of /proc.
+system calls and W^X, read from the unit's file; not its cgroup, nor its view of /proc. With ``-`` for the
+unit there is only what a user needs who is not root: a node for TAP devices, and the way to this source.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 NOBODY = 65534
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 1, 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_MDWE = 22, 2, 65
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # of classic BPF, linux/bpf_common.h
@@ -49,15 +52,37 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0) -> None:
         raise OSError(ctypes.get_errno(), f"mount {target}")
 
 
-def hide_what_is_not_seen(unit: dict[str, list[str]]) -> None:
-    """Only the devices that the unit allows under /dev/net, and a system that cannot be written."""
+def own_mounts() -> None:
+    """What is mounted from now on, only this process and its children see."""
     if LIBC.unshare(CLONE_NEWNS):
         raise OSError(ctypes.get_errno(), "unshare")
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
+
+
+def make_tun() -> None:
+    """The node as udev leaves it, and no other beside it."""
     mount("none", "/dev/net", "tmpfs")
-    if "/dev/net/tun" in unit["DeviceAllow"]:
-        os.mknod("/dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
-        Path("/dev/net/tun").chmod(0o666)  # whatever the umask
+    os.mknod("/dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
+    Path("/dev/net/tun").chmod(0o666)  # whatever the umask
+
+
+def open_the_way() -> None:
+    """Let every user come to this source and this Python, which may be in root's home directory."""
+    wanted = sorted({Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve().parents[2]})
+    held = {path: tempfile.mkdtemp() for path in wanted}
+    for path, holder in held.items():
+        mount(str(path), holder, flags=MS_BIND | MS_REC)
+    for path, holder in held.items():
+        closed = [folder for folder in reversed(path.parents) if not folder.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            mount("none", str(closed[0]), "tmpfs")
+        path.mkdir(parents=True, exist_ok=True)
+        mount(holder, str(path), flags=MS_BIND | MS_REC)
+        LIBC.umount2(holder.encode(), MNT_DETACH)
+        Path(holder).rmdir()
+
+
+def make_read_only(unit: dict[str, list[str]]) -> None:
     read_only = {
         "/": unit["ProtectSystem"] == ["strict"],
         "/proc/sys": unit["ProtectKernelTunables"] == ["yes"],
@@ -75,17 +100,10 @@ def setpriv(unit: dict[str, list[str]]) -> list[str]:
     """The command that gives up what the unit does not keep."""
     kept = [name.removeprefix("CAP_").lower() for name in unit["AmbientCapabilities"]]
     plus = ",".join(f"+{name}" for name in kept)
-    user = NOBODY if others_may_read() else 0
     return [
-        *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"),
+        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"),
         *(f"--bounding-set=-all,{plus}", f"--inh-caps=-all,{plus}", f"--ambient-caps=-all,{plus}"),
     ]
-
-
-def others_may_read() -> bool:
-    """Whether another user can reach this source and this Python; not, if they are in a home directory."""
-    folders = {*Path(__file__).resolve().parents, *Path(sys.prefix).parents, *Path(sys.base_prefix).parents}
-    return all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 # System calls
@@ -140,19 +158,34 @@ AF_XDP = 44
 
 
 def main() -> None:
-    unit, command = settings(Path(sys.argv[1])), sys.argv[2:]
+    command = sys.argv[2:]
+    if sys.argv[1] == "-":
+        own_mounts()
+        make_tun()
+        open_the_way()
+        os.execv(shutil.which(command[0]) or command[0], command)
+    unit = settings(Path(sys.argv[1]))
     if os.environ.get("SANDBOX_CALLS") is None:
         os.environ["SANDBOX_CALLS"] = ",".join(map(str, allowed_calls(unit)))  # while all can be read
-        hide_what_is_not_seen(unit)
+        own_mounts()
+        if "/dev/net/tun" in unit["DeviceAllow"]:
+            make_tun()
+        open_the_way()
+        make_read_only(unit)
         program = [*setpriv(unit), sys.executable, *sys.argv]
         os.execv(shutil.which(program[0]) or program[0], program)
+    shut_in(unit)
+    os.execv(command[0], command)
+
+
+def shut_in(unit: dict[str, list[str]]) -> None:
+    """The part that is done last, by the user that the unit has."""
     calls = {int(word) for word in os.environ.pop("SANDBOX_CALLS").split(",")}
     names = {"AF_XDP": AF_XDP}
     families = {names.get(name) or getattr(socket, name) for name in unit["RestrictAddressFamilies"]}
     if unit["MemoryDenyWriteExecute"] == ["yes"]:
         LIBC.prctl(PR_SET_MDWE, 1, 0, 0, 0)  # Linux 6.3
     load_filter(calls, families)
-    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ FLOORS = [
     "xdp_ports",
     "engine",
     "running",
-    "vtep metrics notify",
+    "vtep metrics notify confine",
     "control",
     "daemon",
     "lab",

@@ -15,6 +15,7 @@ CONTROL = argument(
     metavar="PATH",
     help="the control socket, or none (one in /run/vxcore for each network namespace)",
 )
+USER = argument("--user", metavar="NAME", help="become this user, with the capabilities of ports alone")
 LOG_FORMAT = argument("--log-format", metavar="text|json", help="what is written to standard error (text)")
 METRICS = argument(
     "--metrics",
@@ -93,6 +94,7 @@ SEGMENT = (
     CONTROL,
     METRICS,
     LOG_FORMAT,
+    USER,
 )
 def up(arguments: argparse.Namespace) -> int:
     """A VTEP with one segment, from options alone."""
@@ -141,6 +143,7 @@ def up(arguments: argparse.Namespace) -> int:
     CONTROL,
     METRICS,
     LOG_FORMAT,
+    USER,
 )
 def collect(arguments: argparse.Namespace) -> int:
     """The far end of a traffic mirror."""
