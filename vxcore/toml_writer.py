@@ -26,9 +26,11 @@ def dumps(settings: Settings) -> str:
         value = getattr(settings, field.name)
         name = field.encode_name
         if isinstance(value, Struct):
-            texts += [tomli_w.dumps({name: plain(value)})] if plain(value) else []
+            table = plain(value)
+            if table or field.default is None:  # one that may be missing says something by being there
+                texts.append(tomli_w.dumps({name: table}))
         else:
-            texts += [_element(name, row) for row in value]
+            texts += [_element(name, row) for row in value or ()]
     return "\n".join(texts)
 
 

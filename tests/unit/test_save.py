@@ -149,6 +149,9 @@ def test_every_setting_is_written_and_read_back(tmp_path: Path) -> None:
         "offload": {"join": False},
         "tables": {"segments": 9, "moves": 0},
         "control": {"socket": "/run/x/y.sock", "group": "netops"},
+        "log": {"format": "json", "rate": 0},
+        "process": {"user": "vxcore"},
+        "metrics": {},
         "remote": [{"address": "192.0.2.9", "vnis": [3, "5-9"]}],
         "collect": [{"vnis": ["100-199"], "write": 'a "b"\\', "rotate": "1GiB", "source": ["10.0.0.0/8"]}],
         "segment": [
