@@ -18,34 +18,6 @@ from vxcore.control import protocol as p
 PAGE = Path(__file__).with_name("json-schemas.json")
 
 
-class Full(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether something of so many bytes arrives."""
-
-    bytes: int
-    arrives: bool
-
-
-class Host(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A host of a segment; of times, null is a request that was not answered."""
-
-    vni: int
-    target: str
-    mac: str | None
-    remote: str | None
-    overlay_ms: list[float | None]
-    underlay_ms: list[float | None]
-    full: Full
-
-
-class Reached(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A VTEP on the underlay."""
-
-    target: str
-    is_remote: bool
-    underlay_ms: list[float | None]
-    full: Full
-
-
 class Saved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The running state as TOML, and the file that has it now; null: it was only printed."""
 
@@ -72,8 +44,8 @@ OUTPUTS: dict[str, Any] = {
     **dict.fromkeys(("neighbour add", "neighbour del"), p.Done),
     "reload": p.Reloaded,
     "save": Saved,
-    "ping": Host,
-    "ping --vtep": Reached,
+    "ping": p.Host,
+    "ping --vtep": p.Reached,
     "trace": p.Seen,
     "trace, when packets were lost": p.Dropped,
     "monitor": p.Happened,

@@ -411,6 +411,37 @@ class Rows(Told, Generic[R], frozen=True):
     rows: list[R]
 
 
+# What the command ping prints
+
+
+class Full(Told, frozen=True):
+    """Whether something of so many bytes arrives."""
+
+    bytes: int
+    arrives: bool
+
+
+class Host(Told, frozen=True):
+    """A host of a segment; of times, null is a request that was not answered."""
+
+    vni: int
+    target: str
+    mac: str | None
+    remote: str | None
+    overlay_ms: list[float | None]
+    underlay_ms: list[float | None]
+    full: Full
+
+
+class Reached(Told, frozen=True):
+    """A VTEP on the underlay."""
+
+    target: str
+    is_remote: bool
+    underlay_ms: list[float | None]
+    full: Full
+
+
 # The list
 
 
