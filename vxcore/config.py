@@ -58,6 +58,7 @@ else:  # as one class, for msgspec takes no union of two that it does not know
 ADDRESS_TYPES = (IPv4Address, IPv6Address)
 _PORT = Meta(ge=1, le=65535)
 _BYTE = Meta(ge=0, le=255)
+_VLAN = Meta(ge=1, le=4094)
 _UINT32 = Meta(ge=0, le=0xFFFF_FFFF)
 _AGEING = Meta(ge=0, le=524_287)  # what the forwarding table can tell apart, six days
 # Printable ASCII without what the kernel refuses in a device name (dev_valid_name: / : and white
@@ -67,7 +68,9 @@ _DEVICE_NAME = Meta(
     description="a device name of 1 to 15 ASCII characters without / : % and white space",
 )
 _ADDRESSES = Meta(description=f"a list, each {IP_FORM}")
+_MAX_PORTS = 8  # of a segment, as in vx_table.h
 _PORT_FORM = 'a table such as { kind = "packet", dev = "veth0" }'
+_PORTS = Meta(description=f'a list of 2 to {_MAX_PORTS} tables such as {{ kind = "packet", dev = "veth0" }}')
 _PREFIXES = Meta(description=f'"peers", "any", or a list, each {PREFIX_FORM}')
 _VNIS = Meta(description=f"a list, each {VNIS_FORM}")
 _COLLECTED = Meta(description=f'"all", or a list, each {VNIS_FORM}')
@@ -121,6 +124,8 @@ class Port(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: Literal["tap", "packet", "xdp"]
     """A TAP device, made if missing; packet sockets, or AF_XDP, on an interface that exists."""
     dev: Annotated[str, _DEVICE_NAME]
+    vlan: Annotated[int, _VLAN] | None = None
+    """The frames of this 802.1Q VLAN; None: those without a tag."""
 
 
 class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +135,11 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tap: Annotated[str, _DEVICE_NAME] | None = None
     """Short for a port of kind "tap"."""
     port: Annotated[Port, Meta(description=_PORT_FORM)] | None = None
-    """This or `tap`; see `overlay`."""
+    """This or `tap`; see `overlays`."""
+    ports: Annotated[tuple[Port, ...], _PORTS] = ()
+    """Several in the place of one: frames go between them, too, and their hosts are learned."""
+    vlan: Annotated[int, _VLAN] | None = None
+    """With `tap`: the frames of this 802.1Q VLAN; other segments may have others of the same TAP."""
     remotes: Annotated[tuple[IPAddress, ...], _ADDRESSES] = ()
     """The flood set: who gets BUM frames."""
     group: Annotated[IPGroup, Meta(description=GROUP_FORM)] | None = None
@@ -154,9 +163,9 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the TAP device, in bytes (65485: what fits an IPv4 packet); None: from the route."""
 
     @property
-    def overlay(self) -> Port:
-        """The port, however it was given."""
-        return self.port or Port(kind="tap", dev=self.tap or "")
+    def overlays(self) -> tuple[Port, ...]:
+        """The port or ports, however they were given."""
+        return self.ports or (self.port or Port(kind="tap", dev=self.tap or "", vlan=self.vlan),)
 
     @property
     def flood(self) -> tuple[IPAddress, ...]:
@@ -631,9 +640,49 @@ def _segments_alike(segments: tuple[Segment, ...]) -> Iterator[Problem]:
     for index, first in _repeats(segment.vni for segment in segments):
         wrong = f"{{}} is the VNI of segment[{first}]"
         yield Problem(("segment", index, "vni"), wrong, "each segment has its own")
-    for index, first in _repeats(segment.overlay.dev for segment in segments):
-        wrong = f"{{}} is the device of segment[{first}]"
-        yield Problem(_device_path(("segment", index), segments[index]), wrong, "each segment has its own")
+    yield from _ports_alike(segments)
+
+
+def _ports_alike(segments: tuple[Segment, ...]) -> Iterator[Problem]:
+    """A device may be of several segments, when VLANs tell them apart."""
+    kinds: dict[str, tuple[str, int]] = {}
+    taken: dict[tuple[str, int | None], int] = {}
+    mtus: dict[str, tuple[int, int]] = {}
+    for index, n, port in _all_ports(segments):
+        path, mtu = _port_path(("segment", index), segments[index], n), segments[index].mtu
+        kind, other = kinds.setdefault(port.dev, (port.kind, index))
+        known = (port.dev, port.vlan) in taken
+        same = taken.setdefault((port.dev, port.vlan), index)
+        if known and port.vlan is None:
+            wrong = f"{{}} is the device of segment[{same}]"
+            yield Problem(_dev_of(path), wrong, "each segment has its own, or a vlan of it")
+        elif known:
+            wrong = f"{{}} is the VLAN of segment[{same}] on {port.dev}"
+            yield Problem((*path, "vlan"), wrong, "each segment has its own")
+        elif port.kind != kind:
+            wrong = f'{{}} is a port of kind "{kind}" in segment[{other}]'
+            yield Problem(_dev_of(path), wrong, "one kind for all who share a device")
+        elif mtu is not None and mtus.setdefault(port.dev, (mtu, index))[0] != mtu:
+            first, at = mtus[port.dev]
+            wrong = f"{{}} is not the {first} of segment[{at}], which has the same TAP"
+            yield Problem(("segment", index, "mtu"), wrong, "one MTU for all who share a TAP")
+
+
+def _all_ports(segments: tuple[Segment, ...]) -> Iterator[tuple[int, int, Port]]:
+    for index, segment in enumerate(segments):
+        for n, port in enumerate(segment.overlays):
+            yield index, n, port
+
+
+def _port_path(path: Path, segment: Segment, n: int) -> Path:
+    """Where a segment's port stands; a TAP's keys are the segment's own."""
+    if segment.ports:
+        return (*path, "ports", n)
+    return (*path, "port") if segment.port else path
+
+
+def _dev_of(path: Path) -> Path:
+    return (*path, "dev") if len(path) > 2 else (*path, "tap")
 
 
 def _numbered(path: Path, segment: Segment) -> Iterator[Problem]:
@@ -656,17 +705,33 @@ def _segment_repeats(path: Path, segment: Segment) -> Iterator[Problem]:
 
 
 def _port_contradictions(path: Path, segment: Segment, underlay: Underlay) -> Iterator[Problem]:
-    dev = segment.overlay.dev
-    if segment.port and segment.tap:
-        yield Problem((*path, "port"), "there is tap as well", "one of the two")
-    if not (segment.port or segment.tap):
+    given = [name for name in ("tap", "port", "ports") if getattr(segment, name)]
+    if len(given) > 1:
+        wrong = "there is tap as well" if "tap" in given else "there is port as well"
+        yield Problem((*path, given[1]), wrong, "one of the two")
+    if not given:
         yield Problem((*path, "tap"), MISSING, "a segment needs it, or a port of another kind")
-    if segment.overlay.kind != "tap" and segment.mtu is not None:
+    if "tap" not in given and segment.vlan is not None:
+        yield Problem((*path, "vlan"), "{} goes with tap", "a key vlan of the port")
+    if segment.ports and not 2 <= len(segment.ports) <= _MAX_PORTS:
+        wrong = f"{len(segment.ports)} of them"
+        yield Problem((*path, "ports"), wrong, f"2 to {_MAX_PORTS}, or port for one")
+    yield from _ports_contradictions(path, segment, underlay)
+
+
+def _ports_contradictions(path: Path, segment: Segment, underlay: Underlay) -> Iterator[Problem]:
+    if segment.mtu is not None and not any(port.kind == "tap" for port in segment.overlays):
+        dev = segment.overlays[0].dev
         wrong = f"{{}} is for {dev}, which exists and has an MTU"
         yield Problem((*path, "mtu"), wrong, f"leave it out, and see `ip link set {dev} mtu N`")
-    if dev and dev == underlay.dev:
-        wrong = "{} is the device of the underlay"
-        yield Problem(_device_path(path, segment), wrong, "the device that leads to the segment's hosts")
+    for n, port in enumerate(segment.overlays):
+        where = _port_path(path, segment, n)
+        if port.kind == "xdp" and port.vlan is not None:
+            wrong = '{} and a port of kind "xdp", to which tags do not come'
+            yield Problem((*where, "vlan"), wrong, 'a port of kind "tap" or "packet"')
+        if port.dev and port.dev == underlay.dev:
+            wrong = "{} is the device of the underlay"
+            yield Problem(_dev_of(where), wrong, "the device that leads to the segment's hosts")
 
 
 def _collector_contradictions(path: Path, collect: Collect, settings: Settings) -> Iterator[Problem]:
@@ -679,6 +744,8 @@ def _collector_contradictions(path: Path, collect: Collect, settings: Settings) 
         if getattr(collect, name) is not None:
             yield Problem((*path, name), "{} is about files", "leave it out, or give write")
     yield from _collected_alike(path, collect, settings)
+    if collect.port and collect.port.vlan is not None:
+        yield Problem((*path, "port", "vlan"), "{} and a collector, which keeps tags", "leave it out")
     dev = collect.overlay.dev if collect.overlay else None
     if dev and dev == settings.underlay.dev:
         where = (*path, "port", "dev") if collect.port else (*path, "tap")
@@ -700,8 +767,8 @@ def _collected_alike(path: Path, collect: Collect, settings: Settings) -> Iterat
 
 
 def _ends_alike(path: Path, collect: Collect, settings: Settings) -> Iterator[Problem]:
-    others: list[Segment | Collect] = [*settings.segments, *settings.collects[: int(path[1])]]
-    devices = {each.overlay.dev for each in others if each.overlay}
+    devices = {port.dev for _, _, port in _all_ports(settings.segments)}
+    devices |= {each.overlay.dev for each in settings.collects[: int(path[1])] if each.overlay}
     if collect.overlay and collect.overlay.dev in devices:
         where = (*path, "port", "dev") if collect.port else (*path, "tap")
         yield Problem(where, "{} is the device of another", "each has its own")
@@ -732,10 +799,6 @@ def _group_contradictions(path: Path, segment: Segment, underlay: Underlay) -> I
 
 
 _JOINING = ("udp", "packet")
-
-
-def _device_path(path: Path, segment: Segment) -> Path:
-    return (*path, "port", "dev") if segment.port else (*path, "tap")
 
 
 def _beyond_tables(settings: Settings) -> Iterator[Problem]:

@@ -145,7 +145,7 @@ def confine(settings: Settings) -> None:
 def _kept(settings: Settings) -> dict[str, int]:
     """The capabilities that ports need, whether there are such ports now or come by a reload."""
     names = ["CAP_NET_ADMIN", "CAP_NET_RAW"]
-    kinds = {settings.underlay.kind, *(segment.overlay.kind for segment in settings.segments)}
+    kinds = {settings.underlay.kind, *(port.kind for each in settings.segments for port in each.overlays)}
     kinds |= {each.overlay.kind for each in settings.collects if each.overlay}
     if "xdp" in kinds:
         names.append("CAP_BPF")

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -22,7 +23,6 @@ from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
 from vxcore._fast.packet import PacketPort
-from vxcore._fast.port import OverlayPort
 from vxcore._fast.table import ANY_VNI, Tables
 from vxcore._fast.udp import UdpPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
@@ -36,6 +36,7 @@ from vxcore.journal import Journal
 from vxcore.mender import Mender
 from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
+from vxcore.overlays import Access, Overlays
 from vxcore.packet import PacketUnderlay
 from vxcore.packet_overlay import PacketOverlay
 from vxcore.pcapng_overlay import PcapngOverlay
@@ -67,13 +68,13 @@ AnyPort = GsoPort | XdpUnderlayPort
 
 # The kinds of overlay ports.
 _OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap, "packet": PacketOverlay, "xdp": XdpOverlay}
-_HANDED_OVER = ("tap", "xdp")  # from one segment to another, for nobody else can open it meanwhile
 
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
 _BY_NEXT_HOP = ("packet", "xdp")
 _SEGMENTS = 4096  # unless the settings say otherwise
 _ENTRIES = 65536
+_PLACES = 4  # of overlay ports for each segment there may be: a device and a VLAN of it, and another one
 _MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
 _USO_LINUX = (6, 2)
 _MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
@@ -112,11 +113,9 @@ class Engine:
         self._started = False
         self._segments: dict[int, Segment] = {}
         self._collects: dict[int, Collect] = {}  # by one of its VNIs
-        self._places: dict[int, int] = {}  # the number of each VNI's overlay port
-        self._overlays: dict[int, OverlayDevice] = {}  # by that number
+        self._accesses: dict[int, tuple[Access, ...]] = {}  # the overlay ports of each VNI
         self._before: dict[int, Counter[str]] = {}  # what its number had counted before it was the VNI's
         self._lanes: list[Lane] = []
-        self._parted: list[OverlayPort] = []  # what lanes may still use for a moment
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -146,27 +145,16 @@ class Engine:
         self._make_tables(n_lanes, undo)
         self._mender = Mender(self._mend)
         undo.callback(self._mender.close)
-        undo.callback(self._close_overlays)
-        self._open_segments()
+        self._overlays = Overlays(n_lanes, _PLACES * self._max_segments, self.tables.wait_for_lanes)
+        undo.callback(self._overlays.close)
+        self._fill_tables()
         known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
         self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
         self._groups.serve(self._lanes, self.tables.wait_for_lanes)
+        self._begin_overlays()
         self._started = True
         self._start_threads(undo)
-
-    def _open_segments(self) -> None:
-        """The ports of segments and collectors, and then all of it in the tables."""
-        for place, segment in enumerate(self.settings.segments):
-            self._overlays[place] = self._open_overlay(segment)
-        for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
-            self._overlays[place] = self._open_collector(collect)
-        with self.journal.change():
-            self._set_remotes((), self.settings.remotes)
-            for place, segment in enumerate(self.settings.segments):
-                self._fill(segment, place)
-            for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
-                self._fill_collector(collect, place)
 
     def _start_threads(self, undo: ExitStack) -> None:
         """What was learned before is there before lanes run, and is written when none does any more."""
@@ -184,6 +172,25 @@ class Engine:
         if kept.file is None:
             return None
         return Keeper(Memory(self.journal, self.remotes, self.fdb), kept.file, kept.interval)
+
+    def _fill_tables(self) -> None:
+        """The ports of segments and collectors, and then all of it in the tables."""
+        segments, collects = self.settings.segments, self.settings.collects
+        accesses = self._reserve(segments, segments)
+        collectors = [self._reserve_collector(collect) for collect in collects]
+        with self.journal.change():
+            self._set_remotes((), self.settings.remotes)
+            for segment, ports in zip(segments, accesses, strict=True):
+                self._fill(segment, ports)
+            for collect, port in zip(collects, collectors, strict=True):
+                self._fill_collector(collect, port)
+
+    def _begin_overlays(self) -> None:
+        self._overlays.serve(self._lanes)
+        with self.journal.change():
+            for vni in self._accesses:
+                self._attach(vni)
+        self._overlays.begin(access for ports in self._accesses.values() for access in ports)
 
     def _make_tables(self, n_lanes: int, undo: ExitStack) -> None:
         limits, underlay = self.settings.tables, self.settings.underlay
@@ -212,7 +219,7 @@ class Engine:
         self.segments = Segments(self.journal, self.remotes)
         self.fdb = Fdb(self.journal, self.remotes, self.segments)
         self.neighbours = Neighbours(self.journal)
-        self.events = Events(n_lanes, self.journal, self.remotes, self.segments)
+        self.events = Events(n_lanes, self.journal, self.remotes, self.segments, self._device)
         undo.callback(self.events.close)
 
     def _refuse_remote(self, address: IPAddress) -> None:
@@ -276,23 +283,53 @@ class Engine:
         # What fits one IPv4 packet bounds loopback's 65,536, as it bounds the setting.
         return min(rooms[narrowest], 65535 - OVERHEAD[4])
 
-    def _open_overlay(self, segment: Segment) -> OverlayDevice:
-        port, mtu = segment.overlay, segment.mtu or self._mtu(segment)
+    def _device_mtu(self, sharing: Iterable[Segment]) -> int:
+        """Of a device, by the segments that have it: what fits all of them."""
+        return min(segment.mtu or self._mtu(segment) for segment in sharing)
+
+    def _reserve(
+        self, added: Iterable[Segment], all_of: Iterable[Segment], undo: ExitStack | None = None
+    ) -> list[tuple[Access, ...]]:
+        """The overlay ports of segments to be, whose devices are opened; `all_of` are those there will be."""
+        sharing = _by_device(all_of)
+        with ExitStack() as steps:
+            reserved = [
+                tuple(
+                    self._overlays.reserve(port, partial(self._open_for, port, sharing), steps)
+                    for port in segment.overlays
+                )
+                for segment in added
+            ]
+            kept = steps.pop_all()
+        if undo is not None:
+            undo.push(kept)
+        return reserved
+
+    def _open_for(self, port: Port, sharing: dict[str, list[Segment]]) -> OverlayDevice:
+        return self._open_overlay(port, self._device_mtu(sharing[port.dev]))
+
+    def _open_overlay(self, port: Port, mtu: int) -> OverlayDevice:
         self._refuse_circle(port)
         return _OVERLAYS[port.kind](port.dev, mtu, self.settings.lanes.count, self.settings.offload)
 
     def _open_collector(self, collect: Collect) -> OverlayDevice:
-        n_lanes, port = self.settings.lanes.count, collect.overlay
-        if port is None:
-            return PcapngOverlay(collect, n_lanes)
-        self._refuse_circle(port)
-        return _OVERLAYS[port.kind](port.dev, _ETHERNET_MTU, n_lanes, self.settings.offload)
+        if collect.overlay is None:
+            return PcapngOverlay(collect, self.settings.lanes.count)
+        return self._open_overlay(collect.overlay, _ETHERNET_MTU)
 
-    def _fill_collector(self, collect: Collect, place: int) -> None:
+    def _reserve_collector(self, collect: Collect) -> Access:
+        port = collect.overlay
+        key = (port.kind, port.dev) if port else ("files", collect.write or "")
+        with ExitStack() as undo:
+            access = self._overlays.add(key, self._open_collector(collect), undo)
+            undo.pop_all()
+        return access
+
+    def _fill_collector(self, collect: Collect, access: Access) -> None:
         vni = collect.ranges[0][0] if collect.ranges else ANY_VNI
-        self.segments.add_collector(vni, place, collect.ranges, collect.source)
+        self.segments.add_collector(vni, access.place, collect.ranges, collect.source)
         self._before[vni] = Counter()
-        self._collects[vni], self._places[vni] = collect, place
+        self._collects[vni], self._accesses[vni] = collect, (access,)
 
     def _refuse_circle(self, port: Port) -> None:
         """What the underlay receives must not go into a segment: each packet would go round for ever."""
@@ -301,22 +338,18 @@ class Engine:
                 text = f"{port.dev} has the local address {local}: it leads to the underlay"
                 raise ConfigError(f"{text}; give the device that leads to the segment's hosts")
 
-    def _close_overlays(self) -> None:
-        while self._overlays:
-            self._overlays.popitem()[1].close()
-
-    def _fill(self, segment: Segment, place: int) -> int:
-        """Put a segment into the tables, with its overlay port's place; its number."""
-        number = self.segments.add(segment.vni, place, segment.flood, _policy(segment))
+    def _fill(self, segment: Segment, accesses: tuple[Access, ...]) -> None:
+        """Put a segment into the tables, with its overlay ports' places."""
+        places = [access.place for access in accesses]
+        number = self.segments.add(segment.vni, places, segment.flood, _policy(segment))
         self._set_entries(segment, (), segment.fdb)
         self._set_neighbours(segment, (), segment.neighbours)
         self._before[segment.vni] = _sum(lane.segment_counters(number) for lane in self._lanes)
-        self._segments[segment.vni], self._places[segment.vni] = segment, place
+        self._segments[segment.vni], self._accesses[segment.vni] = segment, accesses
         self.journal.on_failure(lambda: self._forget(segment.vni))
-        return number
 
     def _forget(self, vni: int) -> None:
-        for known in (self._segments, self._collects, self._places, self._before):
+        for known in (self._segments, self._collects, self._accesses, self._before):
             known.pop(vni, None)
 
     def _set_entries(self, segment: Segment, before: Sequence[FdbEntry], entries: Sequence[FdbEntry]) -> None:
@@ -366,10 +399,7 @@ class Engine:
         return Lane(
             self.tables,
             ports,
-            [
-                self._overlays[place].port(number, self.segments.number(vni))
-                for vni, place in self._places.items()
-            ],
+            (),
             tos=-1 if underlay.tos == "inherit" else underlay.tos,
             ttl=-1 if underlay.ttl == "inherit" else 0,
             strict=underlay.reserved == "strict",
@@ -377,7 +407,7 @@ class Engine:
             join_tcp=offload.join,
             join_udp=offload.join and self._takes_udp(),
             busy_poll_us=self.settings.lanes.busy_poll,
-            max_overlays=self._max_segments,
+            max_overlays=_PLACES * self._max_segments,
             n_lanes=self.settings.lanes.count,
             ring=self.events.rings[number],
             lost_fd=self._mender.fd,
@@ -385,10 +415,10 @@ class Engine:
 
     def _takes_udp(self) -> bool:
         """Whether overlay ports take UDP super-frames; without any, as the kernel's version says."""
-        if not self._overlays:
+        if not self._overlays.devices:
             release = tuple(int(word) for word in os.uname().release.split(".")[:2] if word.isdecimal())
             return self.settings.offload.tap_uso and release >= _USO_LINUX
-        return all(overlay.uso for overlay in self._overlays.values())
+        return all(overlay.uso for overlay in self._overlays.devices)
 
     def _open_ports(self, number: int, remotes: list[IPAddress]) -> list[tuple[AnyPort, tuple[int, ...]]]:
         """The underlay ports of a lane, each with the IP families that it sends."""
@@ -460,7 +490,7 @@ class Engine:
     def _mend(self) -> bool:
         """Open the TAP devices again that were deleted; whether none is missing any more."""
         with self._lock:
-            lost = {place: code for place in self._overlays if (code := self._lost(place))}
+            lost = {place: code for place in self._overlays.places() if (code := self._lost(place))}
             done = [self._open_again(place, code) for place, code in lost.items()]
             return all(done)
 
@@ -468,7 +498,7 @@ class Engine:
         return max(lane.lost(place) for lane in self._lanes)
 
     def _open_again(self, place: int, code: int) -> bool:
-        overlay = self._overlays[place]
+        overlay = self._overlays.places()[place]
         if not isinstance(overlay, Tap):
             self._fail(OSError(code, f"overlay port {overlay.name}: {os.strerror(code)}"))
             return True
@@ -498,29 +528,38 @@ class Engine:
                 self.segments.number(vni)
             undo.callback(self._groups.keep, _groups(self._segments.values()))
             self._groups.join(_groups([*changed, *added]))
-            overlays = self._overlays_of(added, removed, undo)
-            places = self._free_places(len(added))
+            accesses = self._reserve(added, self._after(removed, changed, added), undo)
+            undo.callback(self._overlays.forget_parted)
             with self.journal.change():
                 if remotes is not None:
                     self._set_remotes(self.settings.remotes, remotes)
+                touched = [self._segments[vni] for vni in removed]
                 gone = self._take_out(removed)
                 for segment in changed:
                     self._change(segment)
-                for segment, place, overlay in zip(added, places, overlays, strict=True):
-                    self._fill(segment, place)
-                    self._attach(segment.vni, overlay)
+                for segment, ports in zip(added, accesses, strict=True):
+                    self._fill(segment, ports)
+                    self._attach(segment.vni)
+                self._fit_mtus([*touched, *changed, *added])
             undo.pop_all()
-            self._watch(places)
+            self._overlays.begin(access for ports in accesses for access in ports)
+            self._overlays.settle(gone)
             self._groups.keep(_groups(self._segments.values()))
-            for overlay in gone:
-                if overlay not in overlays:
-                    overlay.close()
 
-    def _watch(self, places: list[int]) -> None:
-        """Begin to read from ports whose segments lanes can see."""
-        for place in places:
-            for lane in self._lanes:
-                lane.watch(place)
+    def _after(
+        self, removed: Sequence[int], changed: Sequence[Segment], added: Sequence[Segment]
+    ) -> list[Segment]:
+        """The segments that there will be; VNI by VNI they may still be refused."""
+        new = {segment.vni: segment for segment in changed}
+        kept = [new.get(vni, segment) for vni, segment in self._segments.items() if vni not in removed]
+        taken = {(port.dev, port.vlan): segment.vni for segment in kept for port in segment.overlays}
+        for segment in added:
+            for port in segment.overlays:
+                if (port.dev, port.vlan) in taken:
+                    other = taken[port.dev, port.vlan]
+                    raise ConfigError(f"VNI {segment.vni}: {port.dev} is the device of VNI {other}")
+                taken[port.dev, port.vlan] = segment.vni
+        return [*kept, *added]
 
     def _require_running(self) -> None:
         if not self._started:
@@ -534,82 +573,51 @@ class Engine:
                 raise RuntimeError(_NOT_RUNNING)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def _overlays_of(
-        self, added: Sequence[Segment], removed: Sequence[int], undo: ExitStack
-    ) -> list[OverlayDevice]:
-        """The devices of new segments; one that a segment gives up at the same time is handed over."""
-        given = {self._segments[vni].overlay: self._overlays[self._places[vni]] for vni in removed}
-        kept = {s.overlay.dev: s.vni for s in self._segments.values() if s.vni not in removed}
-        overlays = []
-        for segment in added:
-            port = segment.overlay
-            if port.dev in kept:
-                raise ConfigError(f"VNI {segment.vni}: {port.dev} is the device of VNI {kept[port.dev]}")
-            kept[port.dev] = segment.vni
-            overlay = given.get(port) if port.kind in _HANDED_OVER else None
-            if overlay is None:
-                overlay = self._open_overlay(segment)
-                undo.callback(overlay.close)
-            overlays.append(overlay)
-        undo.callback(self._parted.clear)
-        undo.callback(self.tables.wait_for_lanes)
-        return overlays
-
-    def _free_places(self, n: int) -> list[int]:
-        free = (place for place in range(self._max_segments) if place not in self._overlays)
-        places = [place for place, _ in zip(free, range(n), strict=False)]
-        if len(places) < n:
-            raise ConfigError(f"more than {self._max_segments} segments; raise tables.segments")
-        return places
-
-    def _take_out(self, vnis: Sequence[int]) -> list[OverlayDevice]:
-        """Remove segments from the tables, and their ports from the lanes; their devices."""
+    def _take_out(self, vnis: Sequence[int]) -> list[Access]:
+        """Remove segments from the tables, and their ports from the lanes; these ports."""
         self.segments.remove(list(vnis))
-        gone = []
+        gone = [access for vni in vnis for access in self._accesses[vni]]
         for vni in vnis:
-            place = self._places[vni]
-            gone.append(self._overlays[place])
-            self._detach(vni, place)
-        if gone:
-            self.tables.wait_for_lanes()
+            self._forget_for_now(vni)
+        self._overlays.release(gone, self.journal.on_failure)
         return gone
 
-    def _detach(self, vni: int, place: int) -> None:
-        segment, overlay, before = self._segments[vni], self._overlays.pop(place), self._before[vni]
-        ports = [lane.detach(place) for lane in self._lanes]
+    def _forget_for_now(self, vni: int) -> None:
+        segment, accesses, before = self._segments[vni], self._accesses[vni], self._before[vni]
 
         def put_back() -> None:
-            self._segments[vni], self._places[vni], self._before[vni] = segment, place, before
-            self._overlays[place] = overlay
-            for lane, port in zip(self._lanes, ports, strict=True):
-                lane.attach(place, port)
-                lane.watch(place)
+            self._segments[vni], self._accesses[vni], self._before[vni] = segment, accesses, before
 
         self.journal.on_failure(put_back)
         self._forget(vni)
 
-    def _attach(self, vni: int, overlay: OverlayDevice) -> None:
-        place, segment = self._places[vni], self.segments.number(vni)
-        self._overlays[place] = overlay
-        self.journal.on_failure(lambda: self._overlays.pop(place, None))
-        for number, lane in enumerate(self._lanes):
-            lane.attach(place, overlay.port(number, segment))
-            self.journal.on_failure(lambda lane=lane: self._parted.append(lane.detach(place)))  # type: ignore[misc]
+    def _attach(self, vni: int) -> None:
+        """Let frames go to the ports of a segment that is in the tables."""
+        number = self.segments.number(vni)
+        for access in self._accesses[vni]:
+            self._overlays.attach(access, number, self.journal.on_failure)
 
     def _change(self, segment: Segment) -> None:
         """Give a segment other settings; its port stays."""
         vni = segment.vni
-        before, overlay = self._segments[vni], self._overlays[self._places[vni]]
-        if segment.overlay != before.overlay:
-            old, new = before.overlay.dev, segment.overlay.dev
+        before = self._segments[vni]
+        if segment.overlays != before.overlays:
+            old, new = _port_text(before), _port_text(segment)
             raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
         self.segments.change(vni, remotes=segment.flood, policy=_policy(segment))
         self._set_entries(segment, before.fdb, segment.fdb)
         self._set_neighbours(segment, before.neighbours, segment.neighbours)
-        if isinstance(overlay, Tap):
-            self._fit_mtu(overlay, segment.mtu or self._mtu(segment))
         self._segments[vni] = segment
         self.journal.on_failure(lambda: self._segments.__setitem__(vni, before))
+
+    def _fit_mtus(self, touched: Iterable[Segment]) -> None:
+        """Give the TAPs of these segments, some of which are gone, an MTU that fits all who have them now."""
+        ports = {port for segment in touched for port in segment.overlays}
+        sharing = _by_device(self._segments.values()) if ports else {}
+        for port in ports:
+            tap = self._overlays.find(port)
+            if isinstance(tap, Tap) and port.dev in sharing:
+                self._fit_mtu(tap, self._device_mtu(sharing[port.dev]))
 
     def _fit_mtu(self, tap: Tap, mtu: int) -> None:
         before = tap.mtu
@@ -626,7 +634,7 @@ class Engine:
     def _rehearsal(self) -> Rehearsal:
         self._require_running()
         families = tuple(local.version for local in self.locals)
-        n_places = max(self._overlays, default=0) + 1
+        n_places = self._overlays.n_places
         return Rehearsal(self.tables, self.remotes, self.settings.underlay, families, n_places, self._device)
 
     def _fits(self, sight: Sight) -> Sight:
@@ -640,14 +648,13 @@ class Engine:
         return sight
 
     def _device(self, place: int) -> str | None:
-        overlay = self._overlays.get(place)
-        return None if overlay is None else overlay.name
+        return self._overlays.name_of(place)
 
     def describe(self) -> list[dict[str, Any]]:
         """A dict per segment: vni, port and dev, mtu, and the flood set's remotes as text."""
         with self._lock:
             segments = [self._describe(segment) for segment in self._segments.values()]
-            mtus = [self._overlays[self._places[vni]].mtu for vni in self._collects]
+            mtus = [self._mtu_of(vni) for vni in self._collects]
             collectors = [
                 {**_collector_names(collect), "mtu": mtu, "remotes": [], "collects": True}
                 for collect, mtu in zip(self._collects.values(), mtus, strict=True)
@@ -655,13 +662,17 @@ class Engine:
             return segments + collectors
 
     def devices(self) -> dict[int, str]:
-        """The device of each segment's port, by the number that rows of the FDB have."""
+        """The device of each segment's ports, by the number that rows of the FDB have."""
         with self._lock:
-            return {self._places[vni]: segment.overlay.dev for vni, segment in self._segments.items()}
+            accesses = [access for vni in self._segments for access in self._accesses[vni]]
+            return {access.place: access.device.opened.name for access in accesses}
 
     def _describe(self, segment: Segment) -> dict[str, Any]:
-        mtu = self._overlays[self._places[segment.vni]].mtu
-        return {**_names(segment), "mtu": mtu, "remotes": [str(remote) for remote in segment.flood]}
+        remotes = [str(remote) for remote in segment.flood]
+        return {**_names(segment), "mtu": self._mtu_of(segment.vni), "remotes": remotes}
+
+    def _mtu_of(self, vni: int) -> int:
+        return min(access.device.opened.mtu for access in self._accesses[vni])
 
     def counters(self) -> dict[str, Any]:
         """Counters since the start, ready for JSON: segments, drops by verdict name, fdb, lanes, offloads."""
@@ -696,8 +707,8 @@ class Engine:
 
     def _overlay_overruns(self) -> int:
         """TAPs together: the kernel tells of all devices at once."""
-        taps = [overlay for overlay in self._overlays.values() if isinstance(overlay, Tap)]
-        others = [overlay for overlay in self._overlays.values() if not isinstance(overlay, Tap)]
+        taps = [overlay for overlay in self._overlays.devices if isinstance(overlay, Tap)]
+        others = [overlay for overlay in self._overlays.devices if not isinstance(overlay, Tap)]
         return tap_overruns(taps) + sum(each.overruns() for each in others)
 
     def traffic(self) -> Traffic:
@@ -731,7 +742,7 @@ class Engine:
         for name in _OF_UDP:
             works = all(getattr(udp, name.removeprefix("udp_"), True) for udp in self._udps)
             states[name] = offload_state(getattr(wanted, name), works)
-        parts: list[OverlayDevice | XdpUnderlay] = [*self._overlays.values(), *self._xdps]
+        parts: list[OverlayDevice | XdpUnderlay] = [*self._overlays.devices, *self._xdps]
         for part in parts:
             states |= {name: state for name, state in part.offloads().items() if state != "on"}
         errors = {port.gso_error for port in self._underlay_ports if port.gso_error}
@@ -756,8 +767,32 @@ def _groups(segments: Iterable[Segment]) -> set[IPAddress]:
     return {segment.group for segment in segments if segment.group is not None}
 
 
+def _by_device(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
+    sharing: dict[str, list[Segment]] = {}
+    for segment in segments:
+        for dev in {port.dev for port in segment.overlays}:
+            sharing.setdefault(dev, []).append(segment)
+    return sharing
+
+
+def _port_text(segment: Segment) -> str:
+    return ", ".join(
+        port.dev if port.vlan is None else f"{port.dev} VLAN {port.vlan}" for port in segment.overlays
+    )
+
+
 def _names(segment: Segment) -> dict[str, Any]:
-    return {"vni": segment.vni, "port": segment.overlay.kind, "dev": segment.overlay.dev}
+    """Of the first port; those with others have a list of all."""
+    first = segment.overlays[0]
+    names: dict[str, Any] = {"vni": segment.vni, "port": first.kind, "dev": first.dev}
+    if first.vlan is not None:
+        names["vlan"] = first.vlan
+    if segment.ports:
+        names["ports"] = [
+            {name: each for name, each in structs.asdict(port).items() if each is not None}
+            for port in segment.ports
+        ]
+    return names
 
 
 def _collector_names(collect: Collect) -> dict[str, Any]:

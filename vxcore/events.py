@@ -33,7 +33,7 @@ from vxcore.segments import Segments
 
 log = logging.getLogger("vxcore")
 
-STRANGER = "stranger"
+STRANGER, LOOP = "stranger", "loop"
 KINDS = (*(kind for kind in RING_KINDS if kind != STRANGER), "remote_added", "remote_removed")
 _NAMES = {number: name for name, number in RING_KINDS.items()}
 _TIDY_S = 60.0
@@ -48,7 +48,9 @@ class Event(NamedTuple):
     often and stays at `remote` (RFC 7432 section 15.1). aged: not heard from, and forgotten. limit: could
     not be learned, for there are too many addresses, or too many remotes; told once a second. miss: a frame
     is for `mac`, which is not known; told once a second for each. remote_added, remote_removed: `remote`
-    alone.
+    alone. loop: `mac` is behind our own port on `dev` and at `was` by turns, so that what comes of it from
+    there is dropped while `tables.moves_window` lasts; or, without `was`, a frame of it came to `dev` again
+    and again. A host that is behind a port of ours has `dev` for a `remote`.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Event(NamedTuple):
     mac: str | None = None
     remote: IPAddress | None = None
     was: IPAddress | None = None
+    dev: str | None = None
 
 
 class Subscription:
@@ -145,9 +148,17 @@ class _Callback:
 class Events:
     """The rings of `n_lanes` lanes, the thread that empties them, and who is told."""
 
-    def __init__(self, n_lanes: int, journal: Journal, remotes: Remotes, segments: Segments) -> None:
+    def __init__(
+        self,
+        n_lanes: int,
+        journal: Journal,
+        remotes: Remotes,
+        segments: Segments,
+        device_at: Callable[[int], str | None] = lambda place: None,
+    ) -> None:
         self._journal, self._tables = journal, journal.tables
-        self._remotes, self._segments = remotes, segments
+        self._remotes, self._segments, self._device_at = remotes, segments, device_at
+        self._loops: dict[int, float] = {}  # by VNI, when one was last said in the log
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.rings = [Ring(self._wake) for _ in range(n_lanes)]
         self._reader = Reader(self._tables)
@@ -224,7 +235,7 @@ class Events:
     def _want(self) -> None:
         wanted = {kind for subscriber in self._subscribers for kind in subscriber.kinds} & set(RING_KINDS)
         for ring in self.rings:
-            ring.want(wanted | {STRANGER})
+            ring.want(wanted | {STRANGER, LOOP})
 
     # The thread
 
@@ -254,12 +265,28 @@ class Events:
         strange = rows["kind"] == RING_KINDS[STRANGER]
         if strange.any():
             self._meet(rows[strange])
+        for row in rows[rows["kind"] == RING_KINDS[LOOP]].tolist():
+            self._say_loop(self._event(*row))
         if self._subscribers:
             for row in rows[~strange].tolist():
                 self._put(self._event(*row))
 
     def _event(self, mac: int, vni: int, kind: int, target: int, was: int, _: Any) -> Event:
-        return Event(_NAMES[kind], vni, mac_text(mac), self._address(target), self._address(was))
+        dev = self._device_at(target - PORT) if PORT <= target < NOWHERE else None
+        return Event(_NAMES[kind], vni, mac_text(mac), self._address(target), self._address(was), dev)
+
+    def _say_loop(self, event: Event) -> None:
+        """Once a minute for each segment: where one address loops, others do."""
+        now = time.monotonic()
+        vni = event.vni or 0
+        if now >= self._loops.get(vni, -_TIDY_S) + _TIDY_S:
+            self._loops[vni] = now
+            what = (
+                f"is behind {event.dev} and {event.was} by turns"
+                if event.was
+                else f"comes round to {event.dev}"
+            )
+            log.warning("VNI %d: a loop? %s %s; such frames are held back", vni, event.mac, what)
 
     def _address(self, target: int) -> IPAddress | None:
         if target == NOWHERE or target >= PORT:

@@ -39,7 +39,7 @@ class Rehearsal:
         self._lane = Lane(
             tables,
             [(NoUnderlay(), families)],
-            [NoOverlay()] * n_places,
+            [NoOverlay() for _ in range(n_places)],
             strict=underlay.reserved == "strict",
             ecn_linux=underlay.ecn == "linux",
             rehearses=True,

@@ -83,18 +83,23 @@ class Segments:
 
     # Changing
 
-    def add(self, vni: int, port: int, remotes: Iterable[IPAddress], policy: Policy | None = None) -> int:
+    def add(
+        self, vni: int, port: int | Sequence[int], remotes: Iterable[IPAddress], policy: Policy | None = None
+    ) -> int:
         """Add a segment with its overlay port's number and its flood set; return the segment's number.
 
-        Raises ConfigError, naming the VNI, when it is there already or a remote is refused; ValueError when
-        there is no room.
+        With several ports, 2 to 8, frames go between them, too. Raises ConfigError, naming the VNI, when it
+        is there already or a remote is refused; ValueError when there is no room.
         """
         policy = policy or Policy()
         with self._journal.change():
             if vni in self:
                 raise ConfigError(f"VNI {vni}: it is there already; change it")
             members = [self._remotes.require(remote) for remote in remotes]
-            number = self._tables.add_segment(vni, port, members, **_learning(policy))
+            ports = [port] if isinstance(port, int) else list(port)
+            number = self._tables.add_segment(vni, ports[0], members, **_learning(policy))
+            if len(ports) > 1:
+                self._tables.set_ports(number, ports)
             self._remotes.hold(sorted(set(members)))
             self._set_policy(number, policy)
             self._remotes.segment_added(number, vni)

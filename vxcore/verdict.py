@@ -204,8 +204,9 @@ class Verdict(IntEnum):
     # The gateway between VLANs and segments
     UNKNOWN_VLAN = (
         33,
-        "the VLAN map gives this VLAN, or frames without a tag, no VNI",
-        "add the VLAN to the VlanMap (VLAN 0 for frames without a tag), or keep it off the trunk",
+        "no segment of the trunk, or VNI of the VLAN map, is for this VLAN, or for frames without a tag",
+        "give a segment this `vlan`, or add it to the VlanMap (VLAN 0 for frames without a tag), or keep it"
+        " off the trunk",
     )
 
     # Offloads
@@ -261,4 +262,18 @@ class Verdict(IntEnum):
         42,
         "a collector sends nothing, and this came from its port",
         "nothing; a device that nobody else sends to, without addresses, spares the work",
+    )
+
+    # Hosts behind our own ports
+    SAME_PORT = (
+        43,
+        "the destination is behind the port that the frame came from",
+        "nothing: who is there has it already",
+    )
+    LOOP = (
+        44,
+        "a loop seems to bring it round: it is for many and came too often, or its source is here and"
+        " elsewhere by turns",
+        "look for a second way between the hosts of this segment, such as another VTEP's device in the same"
+        " bridge; or for two hosts with one MAC address. It passes within `tables.moves_window` of the cause",
     )

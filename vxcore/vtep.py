@@ -128,7 +128,9 @@ class Vtep(Engine):
                 )
             new = {segment.vni: segment for segment in settings.segments}
             old = self._segments
-            removed = [vni for vni, each in old.items() if vni not in new or new[vni].overlay != each.overlay]
+            removed = [
+                vni for vni, each in old.items() if vni not in new or new[vni].overlays != each.overlays
+            ]
             added = [each for vni, each in new.items() if vni not in old or vni in removed]
             changed = [
                 each for vni, each in new.items() if vni in old and vni not in removed and each != old[vni]
@@ -236,14 +238,16 @@ class Vtep(Engine):
             self.fdb.flush(
                 vni=np.array([self._segment(vni).vni for vni in vnis], np.uint32),
                 remote=np.array([self.remote(address) for address in remotes], np.uint32),
-                port=np.array([self._place(device) for device in devices], np.uint32),
+                port=np.array([place for device in devices for place in self._places(device)], np.uint32),
             )
 
-    def _place(self, device: str) -> int:
-        for vni, segment in self._segments.items():
-            if segment.overlay.dev == device:
-                return self._places[vni]
-        raise ConfigError(f"device {device}: no segment has it")
+    def _places(self, device: str) -> list[int]:
+        """Of the device, and of its VLANs."""
+        accesses = [access for ports in self._accesses.values() for access in ports]
+        places = [access.place for access in accesses if access.device.key[1] == device]
+        if not places:
+            raise ConfigError(f"device {device}: no segment has it")
+        return places
 
     def _set_fdb(
         self,

@@ -18,7 +18,8 @@ enum vx_event_kind {
     VX_AGED_EVENT,    /* it was not heard from and is forgotten */
     VX_LIMIT_EVENT,   /* it could not be learned, for there are too many */
     VX_MISS_EVENT,    /* a frame is for an address that is not known */
-    VX_STRANGER_EVENT /* a frame was let in from a VTEP that is no remote yet */
+    VX_STRANGER_EVENT, /* a frame was let in from a VTEP that is no remote yet */
+    VX_LOOP_EVENT      /* an address is here and elsewhere by turns: it stays here, and its frames are held back */
 };
 
 struct vx_event {

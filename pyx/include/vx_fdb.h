@@ -375,10 +375,23 @@ static inline uint64_t *vx_window_of(const struct vx_fdb *fdb, uint64_t hash, ui
     return oldest;
 }
 
+static inline uint32_t vx_window_tag(const struct vx_where *w)
+{
+    return (uint32_t)vx_mix(w->hash ^ VX_K2, VX_K3) | 1;
+}
+
+/* Whether the window in which a frozen address moved too often is still open. */
+static inline int vx_is_restless(const struct vx_fdb *fdb, const struct vx_where *w, uint32_t now_s)
+{
+    uint32_t tag = vx_window_tag(w);
+    uint64_t window = vx_get(vx_window_of(fdb, w->hash, tag, now_s));
+    return window >> 32 == tag && vx_window_age(window, now_s) < fdb->moves_window_s;
+}
+
 /* Count a move of an address; how many that makes in its window. */
 static inline uint32_t vx_note_move(const struct vx_fdb *fdb, const struct vx_where *w, uint32_t now_s)
 {
-    uint32_t tag = (uint32_t)vx_mix(w->hash ^ VX_K2, VX_K3) | 1;
+    uint32_t tag = vx_window_tag(w);
     uint64_t *window = vx_window_of(fdb, w->hash, tag, now_s);
     uint64_t first = (uint64_t)tag << 32 | (uint64_t)(now_s & 0xFFFFFF) << 8 | 1;
     uint64_t old = vx_get(window), next;
@@ -389,24 +402,49 @@ static inline uint32_t vx_note_move(const struct vx_fdb *fdb, const struct vx_wh
     return next & 0xFF;
 }
 
+/* What the source of a frame says of it. An address that is seen at one of our own overlay ports and
+ * elsewhere by turns moves as any other does, but is frozen to a port of ours, and for as long as its
+ * window is open: most often its frames come round in a loop. */
+enum vx_seen {
+    VX_SEEN_WELL,
+    VX_SEEN_ELSEWHERE, /* it is held to a port of ours, and this is another place: nobody gets the frame */
+    VX_SEEN_LOOPING    /* it is held to this port */
+};
+
+static inline void vx_tell_move(struct vx_seat *seat, const struct vx_where *w, uint64_t fresh, uint32_t other,
+                                int freeze)
+{
+    enum vx_event_kind kind = VX_MOVED_EVENT;
+    if (freeze)
+        kind = (vx_target_of(fresh) | other) & VX_TARGET_PORT ? VX_LOOP_EVENT : VX_FROZEN_EVENT;
+    vx_tell(seat->ring, kind, w->vni, w->key >> 16, vx_target_of(fresh), other, NULL);
+}
+
 /* The address is seen elsewhere than its live entry says. */
-static inline void vx_move(struct vx_seat *seat, const struct vx_where *w, struct vx_entry *entry,
-                           uint64_t value, uint64_t fresh, uint32_t now_s)
+static inline enum vx_seen vx_move(struct vx_seat *seat, const struct vx_where *w, struct vx_entry *entry,
+                                   uint64_t value, uint64_t fresh, uint32_t now_s)
 {
     const struct vx_fdb *fdb = &seat->tables->fdb;
-    if (vx_kind_of(value) == VX_FROZEN) {
+    uint32_t was = vx_target_of(value), target = vx_target_of(fresh);
+    int ours = ((was | target) & VX_TARGET_PORT) != 0;
+    if (vx_kind_of(value) == VX_FROZEN && (!ours || (was & VX_TARGET_PORT && vx_is_restless(fdb, w, now_s)))) {
         vx_count(&seat->counters.held, 1);
-        return;
+        return ours ? VX_SEEN_ELSEWHERE : VX_SEEN_WELL;
     }
     int freeze = fdb->max_moves && vx_note_move(fdb, w, now_s) >= fdb->max_moves;
+    int stays = freeze && ours && !(target & VX_TARGET_PORT);
     if (freeze)
         fresh += (uint64_t)(VX_FROZEN - VX_LEARNED) << VX_KIND_SHIFT;
+    if (stays)
+        fresh = (fresh & ~(uint64_t)VX_TARGET_MASK) | was;
     if (vx_put_if(&entry->value, &value, fresh)) {
         vx_count(&seat->counters.moves, 1);
         vx_count(&seat->counters.frozen, freeze);
-        vx_tell(seat->ring, freeze ? VX_FROZEN_EVENT : VX_MOVED_EVENT, w->vni, w->key >> 16, vx_target_of(fresh),
-                vx_target_of(value), NULL);
+        vx_tell_move(seat, w, fresh, stays ? target : was, freeze);
     }
+    if (!freeze || !ours)
+        return VX_SEEN_WELL;
+    return stays ? VX_SEEN_ELSEWHERE : VX_SEEN_LOOPING;
 }
 
 /* There is no room to learn an address. */
@@ -432,38 +470,52 @@ static inline void vx_revive(struct vx_seat *seat, const struct vx_segment *s, c
     }
 }
 
-static inline void vx_learn_again(struct vx_seat *seat, const struct vx_segment *s, const struct vx_where *w,
-                                  struct vx_entry *entry, uint64_t value, uint64_t fresh, uint32_t now_s)
+static inline enum vx_seen vx_learn_again(struct vx_seat *seat, const struct vx_segment *s,
+                                          const struct vx_where *w, struct vx_entry *entry, uint64_t value,
+                                          uint64_t fresh, uint32_t now_s)
 {
     int moved = vx_target_of(value) != vx_target_of(fresh);
     uint64_t again = (fresh & ~(7ull << VX_KIND_SHIFT)) | (value & 7ull << VX_KIND_SHIFT);
     if (vx_is_set(vx_kind_of(value)))
         vx_count(&seat->counters.refused, moved);
     else if (vx_before(vx_generation_of(fresh), vx_generation_of(value)))
-        return; /* by a lane that knows of a flush which we shall see at our next batch */
+        return VX_SEEN_WELL; /* by a lane that knows of a flush which we shall see at our next batch */
     else if (vx_answer(seat->view, s, value, now_s) == VX_NONE)
         vx_revive(seat, s, w, entry, value, fresh, now_s);
     else if (moved)
-        vx_move(seat, w, entry, value, fresh, now_s);
+        return vx_move(seat, w, entry, value, fresh, now_s);
     else if (vx_age(value, now_s))
         (void)vx_put_if(&entry->value, &value, again); /* who was quicker knows as much */
+    int held = vx_kind_of(value) == VX_FROZEN && !moved && vx_target_of(value) & VX_TARGET_PORT;
+    return held && vx_is_restless(&seat->tables->fdb, w, now_s) ? VX_SEEN_LOOPING : VX_SEEN_WELL;
+}
+
+/* What hosts here are seen to send, where their addresses are not kept: only one that was learned elsewhere
+ * matters, for it has moved. */
+static inline enum vx_seen vx_fdb_notice(struct vx_seat *seat, const struct vx_segment *s, uint64_t mac,
+                                         uint32_t target, uint32_t now_s)
+{
+    struct vx_where w = vx_where(&seat->tables->fdb, s->vni, mac);
+    uint64_t value, fresh = vx_value(s->vni, target, VX_LEARNED, vx_learned_now(seat->view->generation, now_s));
+    struct vx_entry *entry = vx_is_station(mac) ? vx_seek(&seat->tables->fdb, &w, &value) : NULL;
+    if (!entry || vx_answer(seat->view, s, value, now_s) == VX_NONE)
+        return VX_SEEN_WELL;
+    return vx_learn_again(seat, s, &w, entry, value, fresh, now_s);
 }
 
 /* Learn or refresh from a frame that came from `target`. Group and zero addresses are not learned. */
-static inline void vx_fdb_learn(struct vx_seat *seat, const struct vx_segment *s, uint64_t mac,
-                                uint32_t target, uint32_t now_s)
+static inline enum vx_seen vx_fdb_learn(struct vx_seat *seat, const struct vx_segment *s, uint64_t mac,
+                                        uint32_t target, uint32_t now_s)
 {
     struct vx_tables *t = seat->tables;
     uint32_t generation = seat->view->generation;
     struct vx_where w = vx_where(&t->fdb, s->vni, mac);
     uint64_t value, fresh = vx_value(s->vni, target, VX_LEARNED, vx_learned_now(generation, now_s));
     if (vx_unlikely(!vx_is_station(mac)))
-        return;
+        return VX_SEEN_WELL;
     struct vx_entry *entry = vx_seek(&t->fdb, &w, &value);
-    if (vx_likely(entry != NULL)) {
-        vx_learn_again(seat, s, &w, entry, value, fresh, now_s);
-        return;
-    }
+    if (vx_likely(entry != NULL))
+        return vx_learn_again(seat, s, &w, entry, value, fresh, now_s);
     int done = vx_count_up(&t->fdb.states[s->vni], generation, s->max_learned);
     if (done) {
         done = vx_insert(t, &w, fresh);
@@ -475,6 +527,7 @@ static inline void vx_fdb_learn(struct vx_seat *seat, const struct vx_segment *s
         vx_overflow(seat, &w, fresh, now_s);
     else if (done == 1)
         vx_tell(seat->ring, VX_LEARNED_EVENT, w.vni, mac, target, UINT32_MAX, NULL);
+    return VX_SEEN_WELL;
 }
 
 /* -- forgetting ---------------------------------------------------------------------------------- */

@@ -35,6 +35,8 @@ enum {
     VX_SEGMENT_ANSWERS = 16,   /* requests for the link addresses of neighbours that are known */
     VX_SEGMENT_HAS_POLICY = 8, /* its policy says what it floods, and whom else it takes packets from */
     VX_SEGMENT_COLLECTS = 32,  /* takes from the underlay what comes, and sends nothing */
+    VX_SEGMENT_SWITCHES = 64,  /* has several overlay ports, and learns from them too; its policy lists them */
+    VX_SEGMENT_PORTS = 8,      /* that it may have */
     VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
     VX_LISTED = 1 << 30,
     VX_UNLIMITED = -1,
@@ -87,7 +89,9 @@ struct vx_policy {
     uint32_t burst[VX_N_FLOODED];
     struct vx_prefix *prefixes; /* sources beside the peers */
     uint32_t n_prefixes;
-    uint32_t spare[7];
+    uint32_t n_ports; /* of a segment that has several, all of them */
+    uint16_t ports[VX_SEGMENT_PORTS];
+    uint32_t spare[2];
 };
 static_assert(sizeof(struct vx_policy) == 1 << VX_POLICY_SHIFT, "a policy is one cache line");
 

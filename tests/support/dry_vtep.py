@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from vxcore import Vtep
+from vxcore._fast.port import OverlayPort
 from vxcore._fast.table import Reader
 from vxcore.fdb import now_s
 from vxcore.verdict import Verdict
@@ -25,8 +26,8 @@ class DryDevice:
     def __init__(self, name: str, mtu: int) -> None:
         self.name, self.mtu = name, mtu
 
-    def port(self, lane: int, segment: int) -> None:
-        return None
+    def port(self, lane: int, segment: int) -> OverlayPort:
+        return OverlayPort()
 
     def offloads(self) -> dict[str, str]:
         return {}
@@ -92,8 +93,8 @@ class DryVtep(Vtep):
     def _mtu(self, segment: Any) -> int:
         return 1450
 
-    def _open_overlay(self, segment: Any) -> Any:
-        return DryDevice(segment.overlay.dev, segment.mtu or 1450)
+    def _open_overlay(self, port: Any, mtu: int) -> Any:
+        return DryDevice(port.dev, mtu)
 
     def _open_collector(self, collect: Any) -> Any:
         return DryDevice(collect.overlay.dev if collect.overlay else str(collect.write), 1500)

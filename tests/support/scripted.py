@@ -22,6 +22,7 @@ from typing import Any, Self
 from vxcore._fast.events import KINDS, Ring
 from vxcore._fast.lane import Lane
 from vxcore._fast.packet_overlay import sent
+from vxcore._fast.table import KINDS as ENTRY_KINDS
 from vxcore._fast.table import Tables
 from vxcore._fast.tap import TapPort
 from vxcore._fast.udp import UdpPort
@@ -32,16 +33,20 @@ NAME = struct.pack("=HH", socket.AF_INET, 0x1234) + bytes((192, 0, 2, 2)) + byte
 FROM_NOWHERE = bytes(10) + b"\xff\xff" + bytes(4)  # whom the preloaded recvmmsg names
 DEADLINE_S = 30.0
 NAMES = {number: name for name, number in KINDS.items()}
+ENTRIES = {number: name for name, number in ENTRY_KINDS.items()}
 
 
 def tables(request: dict[str, Any]) -> Tables:
     """VNIs 42 and 43, and the sender of all datagrams as a peer of both, or with "stranger" as nobody."""
-    made = Tables(2, 2, 2, 1024)
+    made = Tables(2, 2, 2, 1024, max_moves=request.get("max_moves", 5))
     made.add_remote(bytes(10) + b"\xff\xff" + NAME[4:8], NAME)
     made.add_remote(FROM_NOWHERE, NAME)
     for number in range(2):
-        made.add_segment(VNI + number, 0, [0], learning=True, ageing_s=300, max_learned=100)
+        flood = request.get("flood", [0])
+        made.add_segment(VNI + number, 0, flood, learning=True, ageing_s=300, max_learned=100)
     made.set_peers([(0, 0), (0, 1), (1, 0), (1, 1)])
+    if request.get("n_ports", 1) > 1:
+        made.set_ports(0, range(request["n_ports"]))
     if request.get("stranger"):
         made.remove_remotes([1])
     if "policy" in request:  # of VNI 42
@@ -84,9 +89,16 @@ class Preloaded:
         return messages, n_calls.value
 
     def wait(self, datagrams: list[tuple[str, int]]) -> None:
-        raw = [(bytes.fromhex(text), size) for text, size in datagrams]
-        records = b"".join(struct.pack("=II", len(data), size) + data for data, size in raw)
+        records = b"".join(record(bytes.fromhex(text), size) for text, size in datagrams)
         self.calls.vx_wait(records, ctypes.c_size_t(len(records)))
+
+    def wait_more(self, datagram: bytes) -> None:
+        one = record(datagram, 0)
+        self.calls.vx_wait_more(one, ctypes.c_size_t(len(one)))
+
+
+def record(data: bytes, size: int) -> bytes:
+    return struct.pack("=II", len(data), size) + data
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -116,7 +128,8 @@ class Bench:
     """The lane of one request, between a socket pair and the preloaded calls."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self.tap, self.hosts = pair()
+        self.pairs = [pair() for _ in range(request.get("n_ports", 1))]
+        self.tap, self.hosts = self.pairs[0]
         self.senders = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(4)]
         numbers = [sock.fileno() for sock in self.senders]
         runs = numbers[1::2] if request.get("gso", True) else [-1, -1]
@@ -128,14 +141,17 @@ class Bench:
             senders=[*zip(numbers[::2], runs, strict=True)],
             family=4,
         )
-        overlay = TapPort(
-            "tap", self.tap.fileno(), request.get("mtu", 1450), 0, request.get("superframes", True)
-        )
+        plain = request.get("plain_ports", () if request.get("superframes", True) else (0,))
+        overlays = [
+            TapPort(f"tap {n}", tap.fileno(), request.get("mtu", 1450), 0, n not in plain)
+            for n, (tap, _) in enumerate(self.pairs)
+        ]
         joins = {name: request.get(name, True) for name in ("join_tcp", "join_udp")}
         self.ring = Ring(self.event)
         self.ring.want(KINDS)
-        options = {"n_lanes": request.get("n_lanes", 1), "ring": self.ring, "max_overlays": 2}
-        self.lane = Lane(tables(request), [(self.port, (4,))], [overlay], **joins, **options)
+        options = {"n_lanes": request.get("n_lanes", 1), "ring": self.ring, "max_overlays": 8}
+        self.tables = tables(request)
+        self.lane = Lane(self.tables, [(self.port, (4,))], overlays, **joins, **options)
 
     def play(self, preloaded: Preloaded, request: dict[str, Any]) -> None:
         thread = threading.Thread(target=self.lane.run)
@@ -147,9 +163,21 @@ class Bench:
                 self.hosts.send(bytes.fromhex(frame))
             wait_for(lambda: is_empty(self.tap), "the frames are taken")
             wait_for(preloaded.calls.vx_is_taken, "the datagrams are taken")
+            for port, frame in request.get("switched", ()):
+                self.step(preloaded, port, bytes.fromhex(frame))
         finally:
             self.lane.stop()
             thread.join()
+
+    def step(self, preloaded: Preloaded, port: int, frame: bytes) -> None:
+        """One frame by a port, or (-1) from the underlay; the next comes when this one is taken."""
+        if port < 0:
+            preloaded.wait_more(frame)
+            wait_for(preloaded.calls.vx_is_taken, "the datagram is taken")
+        else:
+            tap, hosts = self.pairs[port]
+            hosts.send(frame)
+            wait_for(lambda: is_empty(tap), "the frame is taken")
 
     def answer(self, preloaded: Preloaded) -> dict[str, Any]:
         messages, n_calls = preloaded.kept()
@@ -157,7 +185,12 @@ class Bench:
         return {
             "messages": [(names[fd], size, text) for fd, size, text in messages],
             "calls": n_calls,
-            "received": [got.hex() for got in all_of(self.hosts)],
+            "received": (received := [[got.hex() for got in all_of(ends[1])] for ends in self.pairs])[0],
+            "ports": received,
+            "fdb": [
+                (f"{row['mac']:012x}", int(row["remote"]), int(row["port"]), ENTRIES[int(row["kind"])])
+                for row in self.tables.fdb()
+            ],
             "drops": {Verdict(number).name.lower(): n for number, n in self.lane.drops().items()},
             "counters": self.lane.segment_counters(0),
             "gso_error": self.port.gso_error,
@@ -165,7 +198,7 @@ class Bench:
         }
 
     def close(self) -> None:
-        for sock in (self.tap, self.hosts, *self.senders):
+        for sock in (*(end for ends in self.pairs for end in ends), *self.senders):
             sock.close()
         os.close(self.event)
 

@@ -65,6 +65,13 @@ void vx_wait(const uint8_t *records, size_t n)
     __atomic_store_n(&n_waiting, n, __ATOMIC_RELEASE);
 }
 
+/* And then this. */
+void vx_wait_more(const uint8_t *records, size_t n)
+{
+    memcpy(waiting + n_waiting, records, n);
+    __atomic_store_n(&n_waiting, n_waiting + n, __ATOMIC_RELEASE);
+}
+
 int vx_is_taken(void) { return __atomic_load_n(&at_waiting, __ATOMIC_ACQUIRE) == n_waiting; }
 
 static uint32_t segment_of(struct msghdr *msg)

@@ -142,7 +142,7 @@ def test_a_port_may_be_written_short_or_long(tmp_path: Path) -> None:
     ]:
         file.write_text(GOOD.replace('tap = "vx42"', text))
         (segment,) = config.load(file).segments
-        assert (segment.overlay.kind, segment.overlay.dev) == (kind, dev)
+        assert [(port.kind, port.dev) for port in segment.overlays] == [(kind, dev)]
 
 
 def port(text: str) -> tuple[str, str]:
@@ -193,11 +193,12 @@ ADDED = [
     ),
     (
         '[[segment]]\nvni=43\nport={kind="packet", dev="vx42"}\n',
-        '10: segment[1].port.dev: "vx42" is the device of segment[0]; each segment has its own',
+        '10: segment[1].port.dev: "vx42" is the device of segment[0]; each segment has its own,'
+        " or a vlan of it",
     ),
     (
         '[[segment]]\nvni=43\ntap="vx42"\n',
-        '10: segment[1].tap: "vx42" is the device of segment[0]; each segment has its own',
+        '10: segment[1].tap: "vx42" is the device of segment[0]; each segment has its own, or a vlan of it',
     ),
     (
         'fdb=[{mac="01:00:5e:00:00:01", remote="192.0.2.2"}]\n',
@@ -334,7 +335,7 @@ def test_a_wrong_option_is_named_as_it_was_typed(name: str, value: object, expec
 
 def test_a_port_of_another_kind_than_tap() -> None:
     (segment,) = config.from_arguments({**OPTIONS, "tap": None, "port": "packet=veth0"}).segments
-    assert (segment.tap, segment.overlay) == (None, config.Port(kind="packet", dev="veth0"))
+    assert (segment.tap, segment.overlays) == (None, (config.Port(kind="packet", dev="veth0"),))
 
 
 def test_metrics_are_off_unless_asked_for_and_listen_on_loopback_unless_told_where() -> None:
@@ -348,3 +349,67 @@ def test_metrics_are_off_unless_asked_for_and_listen_on_loopback_unless_told_whe
 
 def test_a_small_range_of_source_ports_needs_no_second_option() -> None:
     assert config.from_arguments({**OPTIONS, "srcport": [50000, 50003]}).underlay.source_ports == 4
+
+
+# Ports that are shared, and several of one segment
+
+SECOND = """
+[[segment]]
+vni = 43
+tap = "vx42"
+"""
+
+
+def test_segments_may_share_a_tap_by_vlan(tmp_path: Path) -> None:
+    file = tmp_path / "vx.toml"
+    file.write_text(GOOD + "vlan = 10" + SECOND + "vlan = 20" + SECOND.replace("43", "44"))
+    ports = [segment.overlays for segment in config.load(file).segments]
+    assert ports == [(config.Port(kind="tap", dev="vx42", vlan=vlan),) for vlan in (10, 20, None)]
+
+
+def test_a_segment_may_have_several_ports(tmp_path: Path) -> None:
+    file = tmp_path / "vx.toml"
+    two = 'ports = [{ kind = "tap", dev = "a" }, { kind = "packet", dev = "b", vlan = 7 }]'
+    file.write_text(GOOD.replace('tap = "vx42"', two))
+    (segment,) = config.load(file).segments
+    assert [(port.kind, port.dev, port.vlan) for port in segment.overlays] == [
+        ("tap", "a", None),
+        ("packet", "b", 7),
+    ]
+
+
+SHARED = [
+    ("vlan = 10" + SECOND + "vlan = 10", "12: segment[1].vlan: 10 is the VLAN of segment[0] on vx42; each"),
+    ("vlan = 0", "8: segment[0].vlan: 0 is not allowed; an integer from 1 to 4094"),
+    ("vlan = 4095", "8: segment[0].vlan: 4095 is not allowed; an integer from 1 to 4094"),
+    (
+        "vlan = 10\nmtu = 1400" + SECOND + "vlan = 11\nmtu = 1300",
+        "14: segment[1].mtu: 1300 is not the 1400 of segment[0], which has the same TAP; one MTU",
+    ),
+    (
+        '[[segment]]\nvni = 43\nport = { kind = "packet", dev = "vx42", vlan = 3 }',
+        '10: segment[1].port.dev: "vx42" is a port of kind "tap" in segment[0]; one kind',
+    ),
+    (
+        '[[segment]]\nvni = 43\nport = { kind = "xdp", dev = "v", vlan = 3 }',
+        '10: segment[1].port.vlan: 3 and a port of kind "xdp", to which tags do not come; a port of kind',
+    ),
+    (
+        '[[segment]]\nvni = 43\nvlan = 3\nport = { kind = "packet", dev = "v" }',
+        "10: segment[1].vlan: 3 goes with tap; a key vlan of the port",
+    ),
+    (
+        '[[segment]]\nvni = 43\nports = [{ kind = "packet", dev = "v" }]',
+        "10: segment[1].ports: 1 of them; 2 to 8, or port for one",
+    ),
+    (
+        '[[segment]]\nvni = 43\nports = [{ kind = "tap", dev = "v" }, { kind = "tap", dev = "vx42" }]',
+        '10: segment[1].ports[1].dev: "vx42" is the device of segment[0]; each segment has its own',
+    ),
+    ('ports = [{ kind = "tap", dev = "v" }, { kind = "tap", dev = "w" }]', "segment[0].ports: there is tap"),
+]
+
+
+@pytest.mark.parametrize(("added", "said"), SHARED)
+def test_ports_that_contradict_each_other(tmp_path: Path, added: str, said: str) -> None:
+    assert said in message(tmp_path, GOOD + added + "\n")

@@ -209,7 +209,7 @@ def test_segments_are_added_changed_and_removed(run: Run) -> None:
     assert run("segment", "set", "43", "--nolearning", "--set", "source=any", "--set", "ageing=60") == ""
     _, one, two = run.vtep.settings.segments
     assert (one.ageing, one.learning, one.source, len(one.remotes)) == (60, False, "any", 1)
-    assert (two.overlay.kind, two.unknown_unicast, two.broadcast) == (
+    assert (two.overlays[0].kind, two.unknown_unicast, two.broadcast) == (
         "packet",
         config.Rate(rate=100, burst=20),
         "drop",

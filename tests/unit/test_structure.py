@@ -34,6 +34,7 @@ FLOORS = [
     "packet nexthops gsotap xdp doctor",
     "packet_overlay pcapng_overlay groups",
     "xdp_ports",
+    "overlays",
     "engine",
     "running",
     "vtep metrics notify confine",
@@ -56,7 +57,7 @@ FAST_FLOORS = [
     "table",
     "port",
     "hops packet_ring xsk",
-    "udp tap packet gso gro icmp suppress",
+    "udp tap packet gso gro icmp suppress trunk repeats",
     "gsotap packet_overlay pcapng_overlay xdp_underlay xdp_overlay rehearsal",
     "lane",
 ]
@@ -65,7 +66,7 @@ FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
 KNOW_FAST |= {"pcapng_overlay", "xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
-KNOW_FAST |= {"state", "watches", "rehearsal"}
+KNOW_FAST |= {"state", "watches", "rehearsal", "overlays"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

@@ -78,9 +78,30 @@ class Model:
             return fresh
         if entry.target == fresh.target:
             return replace(entry, number=self.now)
-        if entry.kind == "frozen":
+        ours = PORT & (entry.target | fresh.target)
+        held = entry.target & PORT and self.is_restless(vni, mac)
+        if entry.kind == "frozen" and (not ours or held):
             return entry
-        return replace(fresh, kind="frozen") if self.note_move(vni, mac) >= MAX_MOVES else fresh
+        if self.note_move(vni, mac) < MAX_MOVES:
+            return fresh
+        # An address that is here and elsewhere by turns is held here.
+        target = entry.target if ours and not fresh.target & PORT else fresh.target
+        return replace(fresh, kind="frozen", target=target)
+
+    def notice(self, vni: int, mac: int, target: int) -> str:
+        """A frame to more than one host, where what is behind our port is not kept."""
+        entry = self.segments[vni].entries.get(mac)
+        if entry is None or not self.counts(entry) or entry.is_set:
+            return "well"
+        after = self.learn_again(vni, mac, entry, Entry("learned", target, self.now))
+        self.segments[vni].entries[mac] = after
+        if after.kind != "frozen" or not self.is_restless(vni, mac):
+            return "well"
+        return "looping" if after.target == target else "elsewhere"
+
+    def is_restless(self, vni: int, mac: int) -> bool:
+        since, _ = self.windows.get((vni, mac), (-WINDOW_S, 0))
+        return self.now - since < WINDOW_S
 
     def note_move(self, vni: int, mac: int) -> int:
         since, moves = self.windows.get((vni, mac), (self.now, 0))
@@ -199,7 +220,7 @@ class TablesAndModel(RuleBasedStateMachine):
     # Entries
 
     def target(self, data: st.DataObject) -> int:
-        return data.draw(st.sampled_from([*sorted(self.model.remotes), PORT | 1]))
+        return data.draw(st.sampled_from([*sorted(self.model.remotes), PORT | 1, PORT | 2]))
 
     @rule(vni=vnis, mac=macs, data=st.data())
     def learn(self, vni: int, mac: int, data: st.DataObject) -> None:
@@ -209,6 +230,15 @@ class TablesAndModel(RuleBasedStateMachine):
             self.reader.fdb_learn(segment, mac, target, self.model.now)
             self.reader.leave()
             self.model.learn(vni, mac, target)
+
+    @rule(vni=vnis, mac=macs, port=st.sampled_from([1, 2]))
+    def notice(self, vni: int, mac: int, port: int) -> None:
+        if vni in self.model.segments:
+            segment = self.number(vni)
+            self.reader.enter()
+            seen = self.reader.fdb_notice(segment, mac, PORT | port, self.model.now)
+            self.reader.leave()
+            assert seen == self.model.notice(vni, mac, PORT | port)
 
     @rule(vni=vnis, mac=macs, kind=kinds, sequence=st.integers(0, 3), data=st.data())
     def put(self, vni: int, mac: int, kind: str, sequence: int, data: st.DataObject) -> None:
@@ -235,7 +265,7 @@ class TablesAndModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def flush_target(self, data: st.DataObject) -> None:
         target = self.target(data)
-        self.tables.flush(**({"port": 1} if target & PORT else {"remote": target}))
+        self.tables.flush(**({"port": target & ~PORT} if target & PORT else {"remote": target}))
         self.model.flush(None, target)
 
     @rule(seconds=st.integers(1, 6))

@@ -26,6 +26,7 @@ METRICS = argument(
 )
 SEGMENT = (
     argument("--tap", metavar="NAME", help="TAP device, created if it does not exist"),
+    argument("--vlan", type=number, metavar="ID", help="with --tap: the frames of this 802.1Q VLAN only"),
     argument(
         "--port",
         metavar="KIND=DEV",

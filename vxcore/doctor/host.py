@@ -55,7 +55,8 @@ def kernel(subject: Subject) -> Iterator[Finding]:
 
 def _kinds(subject: Subject) -> set[str]:
     """The kinds of ports that the settings need; "tap" is the underlay's."""
-    return {subject.underlay.kind, *(s.overlay.kind for s in subject.segments if s.overlay.kind != "tap")}
+    overlays = {port.kind for segment in subject.segments for port in segment.overlays}
+    return {subject.underlay.kind, *(overlays - {"tap"})}
 
 
 def capabilities(subject: Subject) -> Iterator[Finding]:
@@ -77,7 +78,9 @@ def capabilities(subject: Subject) -> Iterator[Finding]:
 
 def tun(subject: Subject) -> Iterator[Finding]:
     """The node by which TAP devices are made, if there are to be any."""
-    if subject.segments and all(segment.overlay.kind != "tap" for segment in subject.segments):
+    if subject.segments and all(
+        port.kind != "tap" for segment in subject.segments for port in segment.overlays
+    ):
         return
     try:
         os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
@@ -93,7 +96,8 @@ def tun(subject: Subject) -> Iterator[Finding]:
 
 def devices(subject: Subject) -> Iterator[Finding]:
     """Interfaces that must be there, and up."""
-    wanted = {s.overlay.dev: f"VNI {s.vni}" for s in subject.segments if s.overlay.kind != "tap"}
+    ports = [(port, segment.vni) for segment in subject.segments for port in segment.overlays]
+    wanted = {port.dev: f"VNI {vni}" for port, vni in ports if port.kind != "tap"}
     if subject.underlay.dev:
         wanted[subject.underlay.dev] = "the underlay"
     with IPRoute() as route:

@@ -107,7 +107,7 @@ def routes(subject: Subject) -> Iterator[Finding]:
     ways = [way for way in found.values() if isinstance(way, Way)]
     lost = [_no_way(remote, way) for remote, way in found.items() if isinstance(way, OSError)]
     yield from _some(lost)
-    own = {segment.overlay.dev for segment in subject.segments}
+    own = {port.dev for segment in subject.segments for port in segment.overlays}
     yield from _some([_circle(way) for way in ways if way.device in own])
     if ways and not lost:
         by = ", ".join(sorted({way.device for way in ways}))
@@ -160,10 +160,10 @@ def _mtus(subject: Subject, ways: dict[IPAddress, Way]) -> Iterator[Finding]:
         narrowest = min(
             (ways[peer] for peer in peers if peer in ways), key=lambda way: way.room, default=None
         )
-        mtu = segment.mtu or mtus.get(segment.overlay.dev)
+        mtu = segment.mtu or mtus.get(segment.overlays[0].dev)
         if narrowest is None or mtu is None or mtu <= narrowest.room:
             continue
-        dev, needed = segment.overlay.dev, mtu + OVERHEAD[narrowest.remote.version]
+        dev, needed = segment.overlays[0].dev, mtu + OVERHEAD[narrowest.remote.version]
         text = (
             f"VNI {segment.vni}: {dev} has an MTU of {mtu}, and the route to {narrowest.remote} by"
             f" {narrowest.device} (MTU {narrowest.mtu}) has room for {narrowest.room}"
@@ -172,7 +172,7 @@ def _mtus(subject: Subject, ways: dict[IPAddress, Way]) -> Iterator[Finding]:
             f"raise the MTU of {narrowest.device} and all behind it to {needed}, or lower that of {dev} and"
         )
         # What the MTU of a TAP is before its VTEP starts does not count.
-        state = WARNING if segment.overlay.kind == "tap" and segment.mtu is None else WRONG
+        state = WARNING if segment.overlays[0].kind == "tap" and segment.mtu is None else WRONG
         wrong.append(Finding("mtu", state, text, f"{todo} its hosts to {narrowest.room}"))
     yield from _some(wrong)
     if ways and not wrong:

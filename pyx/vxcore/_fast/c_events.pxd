@@ -12,6 +12,7 @@ cdef extern from "vx_events.h" nogil:
         VX_LIMIT_EVENT
         VX_MISS_EVENT
         VX_STRANGER_EVENT
+        VX_LOOP_EVENT
     ctypedef int vx_event_kind "enum vx_event_kind"
 
     cdef struct vx_event:

@@ -22,6 +22,8 @@ cdef extern from "vx_fdb.h" nogil:
         VX_SEGMENT_ANSWERS
         VX_SEGMENT_HAS_POLICY
         VX_SEGMENT_COLLECTS
+        VX_SEGMENT_SWITCHES
+        VX_SEGMENT_PORTS
         VX_REMOTE_LISTED
         VX_LISTED
         VX_UNLIMITED
@@ -58,6 +60,9 @@ cdef extern from "vx_fdb.h" nogil:
         VX_SET_NEW
         VX_SET_CHANGED
         VX_SET_KEPT
+        VX_SEEN_WELL
+        VX_SEEN_ELSEWHERE
+        VX_SEEN_LOOPING
     const uint64_t VX_AWAY
     const uint64_t VX_NEIGHBOUR_ROUTER
     const uint64_t VX_NEIGHBOUR_PRESENT
@@ -77,6 +82,8 @@ cdef extern from "vx_fdb.h" nogil:
         uint32_t burst[3]
         vx_prefix *prefixes
         uint32_t n_prefixes
+        uint32_t n_ports
+        uint16_t ports[8]
     cdef struct vx_neighbour:
         uint8_t address[16]
         uint64_t mac
@@ -149,7 +156,8 @@ cdef extern from "vx_fdb.h" nogil:
     int32_t vx_fdb_find(const vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t now_s)
     void vx_fdb_find_batch(const vx_seat *seat, const vx_segment *s, const uint64_t *macs, uint32_t n,
                            int32_t *out, uint32_t now_s)
-    void vx_fdb_learn(vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t target, uint32_t now_s)
+    int vx_fdb_learn(vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t target, uint32_t now_s)
+    int vx_fdb_notice(vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t target, uint32_t now_s)
     void vx_fdb_sweep(vx_seat *seat, uint32_t n_buckets, uint32_t now_s)
 
     # what the writer calls

@@ -16,7 +16,7 @@ from vxcore._fast.c_table cimport vx_get_relaxed
 
 KINDS = {"learned": VX_LEARNED_EVENT, "moved": VX_MOVED_EVENT, "frozen": VX_FROZEN_EVENT,
          "aged": VX_AGED_EVENT, "limit": VX_LIMIT_EVENT, "miss": VX_MISS_EVENT,
-         "stranger": VX_STRANGER_EVENT}
+         "stranger": VX_STRANGER_EVENT, "loop": VX_LOOP_EVENT}
 ROW = np.dtype([("mac", "u8"), ("vni", "u4"), ("kind", "u4"), ("target", "u4"), ("was", "u4"),
                 ("address", "u1", 16)])
 NOWHERE = 0xFFFFFFFF

@@ -16,7 +16,9 @@ import os
 from vxcore._fast.c_atomic cimport (
     vx_load_acquire, vx_load_acquire_p, vx_store_release, vx_store_release_p,
 )
-from vxcore._fast.c_bytes cimport vx_be32, vx_load16, vx_load32, vx_load48, vx_store64_raw
+from vxcore._fast.c_bytes cimport (
+    vx_be32, vx_load16, vx_load16_raw, vx_load32, vx_load48, vx_store16_raw, vx_store64_raw,
+)
 from vxcore._fast.c_events cimport *
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_table cimport *
@@ -28,14 +30,17 @@ from vxcore._fast.gro cimport Joins, describe_undone, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
+from vxcore._fast.repeats cimport N_REPEATS, NEW_ENOUGH, ONCE_TOO_OFTEN, Repeat, Repeated, note_repeat
 from vxcore._fast.suppress cimport MAX_REPLY_LEN, Question, read_question, write_reply
 from vxcore._fast.table cimport NONE, Reader, Seat, Segment, Tables
+from vxcore._fast.trunk cimport claim
 from vxcore._fast.verdict cimport *
 from vxcore._fast.watch cimport Watch
 
 cdef uint32_t NOWHERE = 0xFFFFFFFF
 cdef uint64_t BROADCAST_MAC = 0xFFFFFFFFFFFF
 cdef uint64_t NS_PER_S = 1000000000
+cdef uint32_t FROM_UNDERLAY = 0x80000000  # beside a VNI
 
 cdef enum:
     N_ROUNDS = 4             # bursts from one port before the others have their turn
@@ -46,6 +51,7 @@ cdef enum:
     IDLE_MS = 1000
     ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
     MAX_WATCHES = 4
+    LOOPED_PER_S = 10        # to more than one host, from addresses that a loop seems to bring round
     N_TOLD = 64              # addresses told of to Python in a second, remembered to tell each once
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
@@ -108,12 +114,14 @@ cdef class Lane:
     cdef Datagram *datagrams
     cdef Cuts cuts
     cdef Joins *joins
+    cdef Repeat *repeats
     cdef Recent recent
     cdef Tally tally
     cdef int epoll_fd, stop_fd, lost_fd, failed_fd
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes, rehearses
-    cdef uint32_t now_s, answers_left
+    cdef bint switched       # frames of this burst went to other overlay ports
+    cdef uint32_t now_s, answers_left, looped_left
     cdef uint64_t busy_poll_ns, swept_s, now_ns
     cdef uint64_t wakeups, bursts
 
@@ -125,8 +133,9 @@ cdef class Lane:
         self.cuts.heads = <uint8_t *>malloc(HEADS_LEN)
         self.cuts.pieces = <Piece *>malloc(MAX_PIECES * sizeof(Piece))
         self.joins = <Joins *>calloc(1, sizeof(Joins))
+        self.repeats = <Repeat *>calloc(N_REPEATS, sizeof(Repeat))
         if not (self.slots and self.frames and self.datagrams and self.cuts.heads and self.cuts.pieces
-                and self.joins):
+                and self.joins and self.repeats):
             raise MemoryError("no memory for a lane")
 
     def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
@@ -166,7 +175,7 @@ cdef class Lane:
             self._place(i, port)
 
     def _place(self, number: int, OverlayPort port not None) -> None:
-        port.port.tally = &self.tally
+        port.port.tally, port.port.number = &self.tally, number
         self._overlay_ports[number] = port
         vx_store_release_p(<void **>&self.overlays[number], &port.port)
         vx_store_release(&self.n_overlays, max(self.n_overlays, <uint32_t>number + 1))
@@ -212,6 +221,7 @@ cdef class Lane:
         free(self.cuts.heads)
         free(self.cuts.pieces)
         free(self.joins)
+        free(self.repeats)
         vx_unmap(self.due, self.due_len)
         free(self.overlays)
         free(self.underlays)
@@ -243,11 +253,12 @@ cdef class Lane:
 
     def attach(self, number: int, OverlayPort port not None) -> None:
         """Take an overlay port while the lane runs, under a number that is free. Frames may go to it at once;
-        those that wait there are read from ``watch`` on. Raises ValueError, and OSError.
+        those that wait there are read from ``watch`` on, if it has a descriptor. Raises ValueError, OSError.
         """
         if not 0 <= number < self.max_overlays or self._overlay_ports[number] is not None:
             raise ValueError(f"overlay port {number}: a free one below {self.max_overlays} is right")
-        self._watch_one(port.port.fd, OVERLAY_TOKEN, number, EPOLL_CTL_ADD, 0)
+        if port.port.fd >= 0:
+            self._watch_one(port.port.fd, OVERLAY_TOKEN, number, EPOLL_CTL_ADD, 0)
         self._place(number, port)
 
     def watch(self, number: int) -> None:
@@ -260,7 +271,8 @@ cdef class Lane:
         called after this; until then the caller keeps a reference and the descriptor open.
         """
         cdef OverlayPort port = self._overlay_ports[number]
-        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.port.fd, NULL)  # it may be gone with its device
+        if port.port.fd >= 0:  # it may be gone with its device
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.port.fd, NULL)
         vx_store_release_p(<void **>&self.overlays[number], &self.closed)
         self._overlay_ports[number] = None
         return port
@@ -307,12 +319,14 @@ cdef class Lane:
     def rehearse_out(self, segment: int, frame: bytes) -> None:
         """Do with a frame from a segment's overlay port what would be done; a watch sees what that is."""
         cdef Frame *first = &self.frames[0]
+        cdef Overlay *port
         self._begin_rehearsal(frame)
+        port = self._overlay_at(vx_segment_at(self.seat, segment).port)
         memset(&first.vnet, 0, sizeof(vx_vnet))
         first.data, first.length = self.slots + SLOT_ROOM, <uint32_t>len(frame)
         self.superframes = True
         try:
-            self._forward_watched(first, segment)
+            self._forward_watched(first, port, segment)
         finally:
             vx_leave(self.seat)
 
@@ -396,7 +410,7 @@ cdef class Lane:
         self.wakeups += busy_until == 0
         if self.swept_s != <uint64_t>now.tv_sec and not self.rehearses:
             self.swept_s = now.tv_sec
-            self.answers_left = ANSWERS_PER_S
+            self.answers_left, self.looped_left = ANSWERS_PER_S, LOOPED_PER_S
             memset(self.told, 0, sizeof(self.told))
             vx_fdb_sweep(self.seat, SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
         if n_events > 0 and self.busy_poll_ns:
@@ -474,8 +488,8 @@ cdef class Lane:
     cdef inline Verdict _deliver_one(self, const Datagram *d, uint8_t *packet, uint32_t length,
                                      int32_t remote) noexcept nogil:
         cdef uint8_t *frame = packet + VX_VXLAN_LEN
-        cdef Flow flow
         cdef const Segment *segment
+        cdef Flow flow
         cdef Verdict verdict = self._check_header(packet, length)
         if verdict != DELIVERED:
             return verdict
@@ -483,20 +497,57 @@ cdef class Lane:
         if not self._admit(vx_load32(packet + 4) >> 8, remote, d.source, &verdict):
             return verdict
         segment = vx_segment_at(self.seat, self.recent.segment)
-        if segment.flags & VX_SEGMENT_COLLECTS:
-            return self._collect(d, segment, frame, length)
+        if segment.flags & (VX_SEGMENT_COLLECTS | VX_SEGMENT_SWITCHES):
+            if segment.flags & VX_SEGMENT_COLLECTS:
+                return self._collect(d, segment, frame, length)
+            return self._deliver_switched(d, segment, frame, length, remote)
+        verdict = self._accept(d, segment, frame, length, remote, &flow)
+        if verdict != DELIVERED:
+            return verdict
+        return self._hand_over(d, self._overlay_at(segment.port), frame, length, &flow)
+
+    cdef inline Verdict _accept(self, const Datagram *d, const Segment *segment, uint8_t *frame,
+                                uint32_t length, int32_t remote, Flow *flow) noexcept nogil:
+        """Whether a frame of an admitted packet is for hosts here; then it is learned from, and counted."""
         if is_tag(vx_load16(frame + 12)):
             return INNER_VLAN
-        dissect(frame, length, &flow, False)
-        if d.tos & 3 and not ecn_decapsulate(frame, &flow, d.tos):
+        dissect(frame, length, flow, False)
+        if d.tos & 3 and not ecn_decapsulate(frame, flow, d.tos):
             return ECN
-        if segment.flags & VX_SEGMENT_LEARNS:
-            self._learn(segment, vx_load48(frame + 6), remote, d.source)
+        if segment.flags & VX_SEGMENT_LEARNS and not self._learn(segment, vx_load48(frame + 6), remote,
+                                                                 d.source):
+            return LOOP
+        if frame[0] & 1 and self._comes_round(segment.vni | FROM_UNDERLAY, segment.port, frame, length):
+            return LOOP
         self.tally.segments[self.recent.segment].rx_packets += 1
         self.tally.segments[self.recent.segment].rx_bytes += length
+        return DELIVERED
+
+    cdef inline Verdict _hand_over(self, const Datagram *d, Overlay *port, uint8_t *frame, uint32_t length,
+                                   const Flow *flow) noexcept nogil:
         if d.vnet.gso_type:
-            return self._deliver_superframe(self._overlay_at(segment.port), frame, length, &flow, &d.vnet)
-        gro_add(self.joins, self._overlay_at(segment.port), frame, length, &flow)
+            return self._deliver_superframe(port, frame, length, flow, &d.vnet)
+        gro_add(self.joins, port, frame, length, flow)
+        return DELIVERED
+
+    cdef Verdict _deliver_switched(self, const Datagram *d, const Segment *segment, uint8_t *frame,
+                                   uint32_t length, int32_t remote) noexcept nogil:
+        """To the port of the segment behind which the destination is, or to all of them."""
+        cdef Frame whole
+        cdef Flow flow
+        cdef int32_t target = NONE
+        cdef Verdict verdict = self._accept(d, segment, frame, length, remote, &flow)
+        if verdict != DELIVERED:
+            return verdict
+        if not frame[0] & 1:
+            target = vx_fdb_find(self.seat, segment, vx_load48(frame), self.now_s)
+        if is_port(target):
+            return self._hand_over(d, self._overlay_of(target), frame, length, &flow)
+        gro_flush(self.joins)  # of its flow some may wait
+        whole.data, whole.length, whole.vnet = frame, length, d.vnet
+        if not d.vnet.gso_type:
+            describe_undone(frame, length, &flow, self._overlay_at(segment.port).mtu, &whole.vnet)
+        self._flood_here(&whole, &flow, self.recent.segment, NULL)
         return DELIVERED
 
     cdef Verdict _collect(self, const Datagram *d, const Segment *segment, uint8_t *frame,
@@ -531,7 +582,7 @@ cdef class Lane:
         cdef Frame whole
         cdef Whole w
         gro_flush(self.joins)  # of its flow some may wait
-        if port.superframes and (self.joins.udp if flow.proto == PROTO_UDP else self.joins.tcp):
+        if self._takes_whole(port, flow):
             parts[1] = iovec(frame, length)
             port.send(port.state, parts, 2, vnet, 1)
             return DELIVERED
@@ -540,6 +591,10 @@ cdef class Lane:
             return BAD_OFFLOAD
         self._deliver_cut(port, &w)
         return DELIVERED
+
+    cdef inline bint _takes_whole(self, const Overlay *port, const Flow *flow) noexcept nogil:
+        """Whether a port takes super-frames of that kind."""
+        return port.superframes and (self.joins.udp if flow.proto == PROTO_UDP else self.joins.tcp)
 
     cdef void _deliver_cut(self, Overlay *port, Whole *w) noexcept nogil:
         cdef iovec parts[3]
@@ -593,15 +648,18 @@ cdef class Lane:
                 return DELIVERED
         return DELIVERED if vx_is_welcome(self.seat, segment, source) else SOURCE_REFUSED
 
-    cdef inline void _learn(self, const Segment *segment, uint64_t mac, int32_t remote,
+    cdef inline bint _learn(self, const Segment *segment, uint64_t mac, int32_t remote,
                             const uint8_t *source) noexcept nogil:
+        """False when the address is held to a port of ours, and so the frame is nobody's."""
         if self.rehearses:
-            return
+            return True
         if remote == NONE:
             self._tell_once(VX_STRANGER_EVENT, segment.vni, mac, source)
         elif mac != self.recent.mac:
-            vx_fdb_learn(self.seat, segment, mac, remote, self.now_s)
+            if vx_fdb_learn(self.seat, segment, mac, remote, self.now_s) == VX_SEEN_ELSEWHERE:
+                return False
             self.recent.mac = mac
+        return True
 
     cdef void _tell_once(self, vx_event_kind kind, uint32_t vni, uint64_t mac,
                          const uint8_t *source) noexcept nogil:
@@ -624,16 +682,12 @@ cdef class Lane:
             if n == 0:
                 return 0
             self.bursts += 1
-            if vx_segment_at(self.seat, port.segment).flags & VX_SEGMENT_COLLECTS:
-                count(&self.tally, RECEIVE_ONLY, n)
-                continue
             self.superframes = self._take_superframes()
-            for i in range(n):
-                if self.watching == NULL:
-                    self._forward(&self.frames[i], port.segment)
-                else:
-                    self._forward_watched(&self.frames[i], port.segment)
+            self._enter(port, vx_load_acquire(&port.segment), n)
             self._flush()
+            if self.switched:
+                self._flush_overlays()
+                self.switched = False
             if n < MAX_BURST:
                 return 0
         return 0
@@ -647,6 +701,54 @@ cdef class Lane:
         epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.fd, NULL)
         vx_store_release(&port.lost, error)
         return 0 if write(self.lost_fd, &one, sizeof(one)) > 0 else error
+
+    cdef void _enter(self, Overlay *port, uint32_t segment, int n) noexcept nogil:
+        """A burst of frames into the port's segment, or into those whose VLANs the port has."""
+        cdef uint16_t flags
+        cdef int i
+        if port.vlans != NULL or segment == NO_SEGMENT:
+            self._enter_by_tag(port, n)
+            return
+        flags = vx_segment_at(self.seat, segment).flags
+        if flags & VX_SEGMENT_COLLECTS:
+            count(&self.tally, RECEIVE_ONLY, n)
+            return
+        for i in range(n):
+            self._enter_one(&self.frames[i], port, segment, flags)
+
+    cdef void _enter_by_tag(self, Overlay *trunk, int n) noexcept nogil:
+        cdef Verdict why = DELIVERED
+        cdef Overlay *port = trunk
+        cdef uint32_t segment
+        cdef int i
+        for i in range(n):
+            segment = claim(trunk, &self.frames[i], &port, &why)
+            if segment == NO_SEGMENT:
+                count(&self.tally, why, 1)
+            else:
+                self._enter_one(&self.frames[i], port, segment, vx_segment_at(self.seat, segment).flags)
+
+    cdef inline void _enter_one(self, Frame *frame, Overlay *port, uint32_t segment,
+                                uint16_t flags) noexcept nogil:
+        if flags & VX_SEGMENT_SWITCHES and not self._learn_here(frame, port, segment):
+            return
+        if self.watching == NULL:
+            self._forward(frame, port, segment)
+        else:
+            self._forward_watched(frame, port, segment)
+
+    cdef bint _learn_here(self, const Frame *frame, const Overlay *port, uint32_t number) noexcept nogil:
+        """Learn behind which of a segment's ports a host is; False: it is held to another, and the frame is
+        nobody's.
+        """
+        cdef const Segment *segment = vx_segment_at(self.seat, number)
+        if not segment.flags & VX_SEGMENT_LEARNS or is_tag(vx_load16(frame.data + 12)):
+            return True
+        if vx_fdb_learn(self.seat, segment, vx_load48(frame.data + 6), VX_TARGET_PORT | port.number,
+                        self.now_s) != VX_SEEN_ELSEWHERE:
+            return True
+        count(&self.tally, LOOP, 1)
+        return False
 
     cdef bint _take_superframes(self) noexcept nogil:
         """Whether all underlays do; one that finds the kernel refuses them no longer does."""
@@ -674,21 +776,28 @@ cdef class Lane:
             length = too_big_answer(answer, o)
             if length and self.answers_left:
                 self.answers_left -= 1
-                self._reply(vx_segment_at(self.seat, o.segment), answer, length)
+                self._reply(self._port_to(o.segment, vx_load48(answer)), answer, length)
         self.tally.n_oversize = 0
 
-    cdef void _reply(self, const Segment *segment, uint8_t *frame, uint32_t length) noexcept nogil:
-        """Send a frame of our own to the segment's hosts."""
+    cdef Overlay *_port_to(self, uint32_t number, uint64_t mac) noexcept nogil:
+        """The port of a segment behind which a host is that has just sent something."""
+        cdef const Segment *segment = vx_segment_at(self.seat, number)
+        cdef int32_t target = NONE
+        if segment.flags & VX_SEGMENT_SWITCHES:
+            target = vx_fdb_find(self.seat, segment, mac, self.now_s)
+        return self._overlay_of(target) if is_port(target) else self._overlay_at(segment.port)
+
+    cdef void _reply(self, Overlay *port, uint8_t *frame, uint32_t length) noexcept nogil:
+        """Send a frame of our own to a segment's hosts."""
         cdef iovec parts[2]
         cdef vx_vnet vnet
-        cdef Overlay *port = self._overlay_at(segment.port)
         memset(&vnet, 0, sizeof(vx_vnet))
         parts[1] = iovec(frame, length)
         port.send(port.state, parts, 2, &vnet, 1)
         port.flush(port.state)
 
-    cdef void _forward(self, Frame *frame, uint32_t number) noexcept nogil:
-        """Send one frame to its remote, or to all of the flood set."""
+    cdef void _forward(self, Frame *frame, Overlay *port, uint32_t number) noexcept nogil:
+        """Send one frame that came by a port to its remote, or to all of the flood set."""
         cdef const Segment *segment = vx_segment_at(self.seat, number)
         cdef Heading heading
         cdef Flow flow
@@ -700,8 +809,7 @@ cdef class Lane:
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        if remote == NONE and (segment.flags & VX_SEGMENT_ANSWERS and self._answer(segment, number, frame)
-                               or not self._may_flood(segment, number, frame)):
+        if <uint32_t>remote >= VX_TARGET_PORT and not self._leaves(frame, &flow, port, number, remote):
             return
         heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
         heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
@@ -712,7 +820,122 @@ cdef class Lane:
         else:
             self._send_whole(frame, segment, remote, &heading)
 
-    cdef bint _answer(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
+    cdef bint _leaves(self, Frame *frame, const Flow *flow, Overlay *port, uint32_t number,
+                      int32_t target) noexcept nogil:
+        """Whether a frame that is for no remote alone goes to the flood set. Hosts behind other ports of the
+        segment have got it then, if it is for them.
+        """
+        cdef const Segment *segment = vx_segment_at(self.seat, number)
+        if target != NONE:
+            self._pass_on(frame, flow, port, segment, target)
+            return False
+        if self._loops(frame, port, segment):
+            count(&self.tally, LOOP, 1)
+            return False
+        if segment.flags & VX_SEGMENT_ANSWERS and self._answer(port, number, frame):
+            return False
+        if not self._may_flood(segment, number, frame):
+            return False
+        if segment.flags & VX_SEGMENT_SWITCHES:
+            self._flood_here(frame, flow, number, port)
+        return segment.n_flood != 0
+
+    cdef bint _loops(self, const Frame *frame, const Overlay *port, const Segment *segment) noexcept nogil:
+        """Whether a loop seems to bring round a frame to more than one host: it came too often, or its source
+        is seen here and elsewhere by turns. Of such a source's frames few may pass, so that few go round, and
+        yet its hosts find each other.
+        """
+        cdef uint64_t mac = vx_load48(frame.data + 6)
+        cdef int seen = VX_SEEN_WELL
+        if self._comes_round(segment.vni, port.number, frame.data, frame.length):
+            return True
+        if segment.flags & VX_SEGMENT_LEARNS and not self.rehearses:
+            seen = vx_fdb_notice(self.seat, segment, mac, VX_TARGET_PORT | port.number, self.now_s)
+            self.recent.mac = 0  # it may have moved
+        if seen == VX_SEEN_LOOPING and self.looped_left:
+            self.looped_left -= 1
+            return False
+        return seen != VX_SEEN_WELL
+
+    cdef bint _comes_round(self, uint32_t key, uint32_t port, const uint8_t *frame,
+                           uint32_t length) noexcept nogil:
+        """Whether a frame to more than one host came too often by this way, which `key` names with its VNI."""
+        cdef Repeated often = NEW_ENOUGH
+        if self.seat.tables.fdb.max_moves and not self.rehearses:
+            often = note_repeat(self.repeats, key, frame, length, self.now_s)
+        if often == ONCE_TOO_OFTEN:
+            vx_tell(self.seat.ring, VX_LOOP_EVENT, key & ~FROM_UNDERLAY, vx_load48(frame + 6),
+                    VX_TARGET_PORT | port, NOWHERE, NULL)
+        return often != NEW_ENOUGH
+
+    # -- overlay to overlay: segments with several ports -----------------------------------------
+
+    cdef inline Overlay *_overlay_of(self, int32_t target) noexcept nogil:
+        cdef uint32_t number = target & ~<uint32_t>VX_TARGET_PORT
+        return self._overlay_at(number) if number < self.max_overlays else &self.closed
+
+    cdef void _pass_on(self, Frame *frame, const Flow *flow, const Overlay *port, const Segment *segment,
+                       int32_t target) noexcept nogil:
+        """To the port behind which the destination is, unless the frame came from there."""
+        cdef Overlay *other = self._overlay_of(target)
+        if other == port or not segment.flags & VX_SEGMENT_SWITCHES:
+            count(&self.tally, SAME_PORT, 1)
+        else:
+            self._to_port(frame, flow, other)
+
+    cdef void _flood_here(self, Frame *frame, const Flow *flow, uint32_t number,
+                          const Overlay *origin) noexcept nogil:
+        """To all ports of a segment but the one that the frame came from. It is sent at once, for it may be
+        changed for the next one.
+        """
+        cdef const vx_policy *policy = vx_policy_of(self.seat, number)
+        cdef Overlay *port
+        cdef uint32_t i
+        for i in range(policy.n_ports):
+            port = self._overlay_at(policy.ports[i])
+            if port != origin:
+                self._to_port(frame, flow, port)
+                port.flush(port.state)
+
+    cdef void _to_port(self, Frame *frame, const Flow *flow, Overlay *port) noexcept nogil:
+        """As it is, or with done what the port does not do."""
+        cdef iovec parts[2]
+        self.switched = True
+        if frame.vnet.gso_type and not self._takes_whole(port, flow):
+            self._cut_to_port(frame, flow, port)
+            return
+        if frame.vnet.flags & VX_VNET_NEEDS_CSUM and not port.superframes:
+            if not finish_partial(frame.data, frame.length, &frame.vnet):
+                count(&self.tally, BAD_OFFLOAD, 1)
+                return
+            memset(&frame.vnet, 0, sizeof(vx_vnet))
+        parts[1] = iovec(frame.data, frame.length)
+        port.send(port.state, parts, 2, &frame.vnet, 1)
+
+    cdef void _cut_to_port(self, Frame *frame, const Flow *flow, Overlay *port) noexcept nogil:
+        """In pieces, at once; the frame then is as it was, for others get it, too."""
+        cdef uint8_t *ip_check = frame.data + flow.ip_off + 10
+        cdef uint8_t *check = frame.data + flow.l4_off + (6 if flow.proto == PROTO_UDP else 16)
+        cdef uint16_t ip_sum, l4_sum
+        cdef Whole whole
+        if flow.l4_off == 0 or check + 2 > frame.data + frame.length:
+            count(&self.tally, BAD_OFFLOAD, 1)
+            return
+        ip_sum, l4_sum = vx_load16_raw(ip_check), vx_load16_raw(check)
+        self._flush()
+        self._flush_overlays()  # pieces that wait there go first, for ours take their room
+        if gso_begin(&whole, frame, flow):
+            self._deliver_cut(port, &whole)
+            self._flush_overlays()
+        else:
+            count(&self.tally, BAD_OFFLOAD, 1)
+        if flow.version == 4:
+            vx_store16_raw(ip_check, ip_sum)
+        vx_store16_raw(check, l4_sum)
+
+    # -- overlay to underlay, continued ----------------------------------------------------------
+
+    cdef bint _answer(self, Overlay *port, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame asks for the link address of a known neighbour, and so is answered here."""
         cdef uint8_t reply[MAX_REPLY_LEN]
         cdef Question question
@@ -725,14 +948,15 @@ cdef class Lane:
             return False
         length = write_reply(reply, frame.data, &question, mac & BROADCAST_MAC,
                              mac & VX_NEIGHBOUR_ROUTER != 0)
-        self._reply(segment, reply, length)
+        self._reply(port, reply, length)
         count(&self.tally, ANSWERED, 1)
         return True
 
     cdef bint _may_flood(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame to more than one, or to nobody that is known, goes to the flood set."""
         cdef uint64_t mac = vx_load48(frame.data)
-        cdef Verdict verdict = NO_REMOTE if segment.n_flood == 0 else DELIVERED
+        cdef bint alone = segment.n_flood == 0 and not segment.flags & VX_SEGMENT_SWITCHES
+        cdef Verdict verdict = NO_REMOTE if alone else DELIVERED
         cdef int kind = VX_UNKNOWN_UNICAST
         if frame.data[0] & 1:
             kind = VX_BROADCAST if mac == BROADCAST_MAC else VX_MULTICAST
@@ -824,21 +1048,23 @@ cdef class Lane:
 
     # -- packets that are watched --------------------------------------------------------------
 
-    cdef void _forward_watched(self, Frame *frame, uint32_t number) noexcept nogil:
+    cdef void _forward_watched(self, Frame *frame, Overlay *port, uint32_t number) noexcept nogil:
         cdef const Segment *segment = vx_segment_at(self.seat, number)
         cdef Watched seen
         cdef vx_sight sight
         if not self._begin_watched(&seen, VX_OUT, segment.vni, frame.data, frame.data, frame.length):
-            self._forward(frame, number)
+            self._forward(frame, port, number)
             return
         self._flush()
         memset(&sight, 0, sizeof(vx_sight))
         sight.remote = NONE
         if not frame.data[0] & 1:
             sight.remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        sight.port, sight.gso_size = segment.port, frame.vnet.gso_size if frame.vnet.gso_type else 0
+        if is_port(sight.remote):
+            sight.remote = NONE
+        sight.port, sight.gso_size = port.number, frame.vnet.gso_size if frame.vnet.gso_type else 0
         self._note_counts(&seen)
-        self._forward(frame, number)
+        self._forward(frame, port, number)
         self._flush()
         self._end_watched(&seen, VX_OUT, segment.vni, &sight)
 
@@ -932,6 +1158,11 @@ cdef class Lane:
         while watch != NULL:
             vx_wake_watcher(watch)
             watch = <vx_watch *>vx_load_acquire_p(<void **>&watch.next)
+
+
+cdef inline bint is_port(int32_t target) noexcept nogil:
+    """Whether an entry of the FDB is of a host behind an overlay port."""
+    return target >= <int32_t>VX_TARGET_PORT
 
 
 cdef int receive_closed(void *state, Frame *out, uint32_t max, uint32_t budget) noexcept nogil:

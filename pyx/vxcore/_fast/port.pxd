@@ -20,6 +20,8 @@ cdef enum:
     SLOT_STRIDE = SLOT_ROOM + SLOT_LEN + 192
     MAX_OVERSIZE = 8         # frames too large for the underlay that one burst remembers, to answer them
     OVERSIZE_LEN = 576       # and how much of each
+    N_VLANS = 4096
+    NO_SEGMENT = 0xFFFFFFFF  # of a port: what comes without a tag is nobody's
 
 
 # What a lane has counted; written by its thread alone, read by Python at any time.
@@ -88,7 +90,9 @@ cdef struct Overlay:
     int fd                   # readable when frames wait
     uint32_t lost            # the errno for which the lane reads from it no more, else 0
     uint32_t mtu
-    uint32_t segment
+    uint32_t segment         # changed by Python where VLANs share the port
+    uint32_t number          # in the lane's list
+    Overlay **vlans          # by VLAN id, the ports of a trunk's segments; NULL: frames are not told apart
     bint superframes         # takes frames that are yet to be cut or whose checksum is yet to be finished
     Origin *origin           # filled in before a send, for a collector; NULL: the port does not ask
     Tally *tally
@@ -110,6 +114,7 @@ cdef inline void tell_origin(Overlay *port, uint32_t vni, const uint8_t *vtep) n
 
 cdef class OverlayPort:
     cdef Overlay port
+    cdef Overlay **vlans     # the memory of port.vlans
     cdef readonly object name
 
 

@@ -49,6 +49,7 @@ SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_fl
 REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28),
                        ("listed", "?")])
 NEIGHBOUR_ROW = np.dtype([("vni", "u4"), ("address", "u1", 16), ("mac", "u8"), ("router", "?")])
+SEEN = ("well", "elsewhere", "looping")
 FLOODED = ("broadcast", "multicast", "unknown_unicast")
 
 _COUNTERS = ("learned", "moves", "frozen", "held", "refused", "overflow", "aged", "flushed")
@@ -745,6 +746,24 @@ cdef class Tables:
         if not vx_set_prefixes(self.t, policy, rows, len(prefixes)):
             raise MemoryError("no memory for the changed tables; nothing was applied")
         return 0
+
+    def set_ports(self, segment: int, ports) -> None:
+        """Give a segment several overlay ports, 2 to 8, in the place of the one it has: frames go between them,
+        too, and its hosts are learned behind them. Raises ValueError.
+        """
+        cdef vx_policy *policy
+        numbers = list(ports)
+        if not 2 <= len(set(numbers)) == len(numbers) <= VX_SEGMENT_PORTS:
+            raise ValueError(f"{len(numbers)} overlay ports: 2 to {VX_SEGMENT_PORTS}, each once, are right")
+        with Change(self):
+            self._require_segment(segment)
+            self._check_ports([self._segment(segment).vni] * len(numbers), np.array(numbers, np.uint32))
+            policy = <vx_policy *>self._edit(VX_POLICIES, segment)
+            policy.n_ports = len(numbers)
+            for i, number in enumerate(numbers):
+                policy.ports[<int>i] = number
+            self._edit_segment(segment).port = numbers[0]
+            self._edit_segment(segment).flags |= VX_SEGMENT_SWITCHES
 
     def policy(self, segment: int) -> dict:
         """What `set_policy` has set of a segment, under the same names."""
@@ -1489,6 +1508,12 @@ cdef class Reader:
         with nogil:
             for i in range(keys.shape[0]):
                 vx_fdb_learn(self.seat, s, keys[i], places[i], now[i])
+
+    def fdb_notice(self, segment: int, mac: int, target: int, now_s: int) -> str:
+        """Notice that a frame to more than one host came from an address at an overlay port (`PORT` | number)
+        whose addresses are not kept; what that says of it, one of SEEN.
+        """
+        return SEEN[vx_fdb_notice(self.seat, self._entered(segment), mac, target, now_s)]
 
     def fdb_sweep(self, n_buckets: int, now_s: int) -> None:
         """Forget what has aged or was flushed in the next buckets. Releases the GIL."""

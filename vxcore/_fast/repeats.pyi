@@ -1,0 +1,3 @@
+from collections.abc import Iterable
+
+def held_back(frames: Iterable[tuple[bytes, int, int]]) -> list[bool]: ...
