@@ -160,6 +160,8 @@ class Events:
         self._remotes, self._segments, self._device_at = remotes, segments, device_at
         self._loops: dict[int, float] = {}  # by VNI, when one was last said in the log
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
         self.rings = [Ring(self._wake) for _ in range(n_lanes)]
         self._reader = Reader(self._tables)
         self._subscribers: tuple[Subscription | _Callback, ...] = ()
@@ -254,7 +256,7 @@ class Events:
         for each in rows:
             self._handle(each)
         if not rows and all(ring.may_sleep() for ring in self.rings):
-            select.select([self._wake], [], [], _WAKE_S)
+            self._poll.poll(1000 * _WAKE_S)
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
         if time.monotonic() >= self._tidy_at:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 
 log = logging.getLogger("vxcore")
 
-_AGAIN_S = 1.0
+_AGAIN_MS = 1000
 
 
 class Mender:
@@ -40,9 +40,10 @@ class Mender:
         self._thread.join()
 
     def _run(self) -> None:
-        well = True
+        well, poll = True, select.poll()
+        poll.register(self.fd, select.POLLIN)
         while True:
-            select.select([self.fd], [], [], None if well else _AGAIN_S)
+            poll.poll(None if well else _AGAIN_MS)
             with suppress(BlockingIOError):
                 os.eventfd_read(self.fd)
             if self._stop:

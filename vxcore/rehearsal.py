@@ -8,6 +8,7 @@ frames a rate still lets through.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from vxcore._fast.lane import Lane
 from vxcore._fast.rehearsal import NoOverlay, NoUnderlay
@@ -44,7 +45,8 @@ class Rehearsal:
             ecn_linux=underlay.ecn == "linux",
             rehearses=True,
         )
-        self._watch = PacketWatch(
+        self._watched = partial(
+            PacketWatch,
             [self._lane],
             tables,
             remotes,
@@ -60,7 +62,7 @@ class Rehearsal:
         """A frame from the overlay port of a segment, by its number. Raises ConfigError for what is none."""
         if not ETH_LEN <= len(frame) <= MAX_SNAP_LEN:
             raise ConfigError(f"a frame of {len(frame)} bytes: {ETH_LEN} to {MAX_SNAP_LEN} are right")
-        with self._watch as watch:
+        with self._watched() as watch:
             self._lane.rehearse_out(segment, frame)
             return watch.take()[0]
 
@@ -68,6 +70,6 @@ class Rehearsal:
         """A packet from the underlay, from its VXLAN header on."""
         if not 1 <= len(packet) <= MAX_SNAP_LEN:
             raise ConfigError(f"a packet of {len(packet)} bytes: 1 to {MAX_SNAP_LEN} are right")
-        with self._watch as watch:
+        with self._watched() as watch:
             self._lane.rehearse_in(packet, packed(source), source_port, tos)
             return watch.take()[0]

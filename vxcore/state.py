@@ -125,7 +125,8 @@ class Memory:
     def take(self) -> Learned:
         """What lanes have learned from remotes until now."""
         with self._journal.change():
-            now, found = now_s(), self._fdb.snapshot()
+            found = self._fdb.snapshot()
+            now = now_s()  # not before, for lanes go on meanwhile
             found = found[np.isin(found["kind"], _LEARNED) & (found["remote"] >= 0)]
             numbers, which = np.unique(found["remote"], return_inverse=True)
             addresses = [packed(self._remotes.address(int(number))) for number in numbers]
@@ -136,7 +137,7 @@ class Memory:
         return Learned(joined, rows, int(time.time()))
 
     def put(self, learned: Learned) -> int:
-        """Learn it again, as old as it is now; how many entries settings still allow.
+        """Learn it again, as old as it is now; how many entries are back, which settings and room allow.
 
         A VTEP that is no remote becomes one where a segment takes packets from anybody at its address.
         """
@@ -151,14 +152,15 @@ class Memory:
                 break
             except (ValueError, VxcoreError) as error:
                 log.info("state: %s", error)
+        before = self._journal.tables.fdb_counters()["learned"]
         with _entered(reader):
-            return self._learn(reader, learned)
+            self._learn(reader, learned)
+        return int(self._journal.tables.fdb_counters()["learned"]) - before
 
-    def _learn(self, reader: Reader, learned: Learned) -> int:
+    def _learn(self, reader: Reader, learned: Learned) -> None:
         now, elapsed = now_s(), max(0, int(time.time()) - learned.saved_s)
         numbers = np.array([reader.find_remote(row.tobytes()) for row in learned.addresses], np.int64)
         segments = {int(row["vni"]): row for row in self._journal.tables.segments() if row["learning"]}
-        n = 0
         for rows in _by_vni(learned.rows):
             segment = segments.get(int(rows["vni"][0]))
             if segment is None:
@@ -172,8 +174,6 @@ class Memory:
             seen = ((now - age[kept]) & 0xFFFF_FFFF).astype(np.uint32)
             targets = numbers[rows["remote"][kept]].astype(np.uint32)
             reader.fdb_learn(int(segment["segment"]), rows["mac"][kept].astype(np.uint64), targets, seen)
-            n += len(seen)
-        return n
 
 
 @contextmanager
@@ -253,6 +253,8 @@ class Keeper:
                 text = "state: %s cannot be written: %s; what was learned would not outlive a restart"
                 log.warning(text, self._path, error.strerror)
             self._failed = True
+        except Exception:  # of memory, say: the next time may be better
+            log.exception("state: nothing was written")
         else:
             if self._failed:
                 log.info("state: %s is written again", self._path)

@@ -1,8 +1,8 @@
 """Watches: packets that lanes show, with what became of them, for a trace or a capture.
 
 Place in the house: above remotes and the rings of the lanes, below engine. A watch has a ring of 4 MiB for
-each lane; what finds it full is counted. Packets that nobody watches pay nothing; one that is watched goes
-through its lane by itself, not in a burst with others.
+each lane; what finds it full is counted. Without a watch packets pay nothing; one that is watched goes through
+its lane by itself, not in a burst with others.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from vxcore._fast.lane import Lane
 from vxcore._fast.table import Tables
@@ -24,6 +24,7 @@ from vxcore.verdict import Verdict
 WAYS = {"out": OUT, "in": IN}
 _NAMES = {number: name for name, number in WAYS.items()}
 _NO_ADDRESS = bytes(16)
+_MAX_VNI, _MAX_MAC = 0xFF_FFFF, 0xFFFF_FFFF_FFFF
 
 
 class Sight(NamedTuple):
@@ -82,34 +83,36 @@ class PacketWatch:
             raise ConfigError(f"way {way!r}: {' and '.join(WAYS)} are known")
         if not 0 <= snap_len <= MAX_SNAP_LEN:
             raise ConfigError(f"snap_len {snap_len}: 0 to {MAX_SNAP_LEN} bytes are right")
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        numbers = [WAYS[way] for way in ways]
-        self._watches = [
-            Watch(self._wake, vni=vni, mac=mac, ways=numbers, snap_len=snap_len, dropped_only=dropped_only)
-            for _ in lanes
-        ]
+        if vni is not None and not 0 <= vni <= _MAX_VNI:
+            raise ConfigError(f"vni {vni}: 0 to {_MAX_VNI} are right")
+        if mac is not None and not 0 <= mac <= _MAX_MAC:
+            raise ConfigError(f"mac {mac:#x}: a number of 48 bits is right")
+        self._wanted: dict[str, Any] = {"vni": vni, "mac": mac, "ways": [WAYS[way] for way in ways]}
+        self._wanted |= {"snap_len": snap_len, "dropped_only": dropped_only}
+        self._watches: list[Watch] = []
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        shown: list[tuple[Lane, Watch]] = []
-        try:
+        if self._watches:
+            raise RuntimeError("this watch is watching already, or has been; make another")
+        with ExitStack() as stack:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            stack.callback(os.close, self._wake)
+            self._watches = [Watch(self._wake, **self._wanted) for _ in self._lanes]
+            stack.callback(self._tables.wait_for_lanes)
             for lane, watch in zip(self._lanes, self._watches, strict=True):
-                lane.show(watch)
-                shown.append((lane, watch))
-        except ValueError as error:
-            for lane, watch in shown:
-                lane.hide(watch)
-            self._tables.wait_for_lanes()
-            os.close(self._wake)
-            raise ConfigError(str(error)) from None
+                try:
+                    lane.show(watch)
+                except ValueError as error:
+                    raise ConfigError(str(error)) from None
+                stack.callback(lane.hide, watch)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for lane, watch in zip(self._lanes, self._watches, strict=True):
-            lane.hide(watch)
-        self._tables.wait_for_lanes()
-        os.close(self._wake)
+        self._stack.close()
 
     @property
     def lost(self) -> int:
@@ -135,7 +138,9 @@ class PacketWatch:
     def wait(self, seconds: float) -> None:
         """Until something is there, or the time is over."""
         if self.may_sleep():
-            select.select([self._wake], [], [], seconds)
+            poll = select.poll()
+            poll.register(self._wake, select.POLLIN)
+            poll.poll(1000 * seconds)
 
     def _sight(
         self,

@@ -56,17 +56,15 @@ static inline int vx_is_watched(const struct vx_watch *watch, enum vx_way way, u
            (watch->mac == VX_ANY_WATCHED || watch->mac == (int64_t)to || watch->mac == (int64_t)from);
 }
 
-/* Room for a packet, with its bytes in it; NULL, and counted, when there is none. */
+/* Room for a packet, with its bytes in it; NULL when there is none. */
 static inline struct vx_sight *vx_sight_begin(struct vx_watch *watch, const uint8_t *packet, uint32_t length)
 {
     uint32_t kept = length < watch->snap_len ? length : watch->snap_len;
     uint32_t room = (uint32_t)(sizeof(struct vx_sight) + kept + VX_WATCH_ALIGN - 1) & ~(uint32_t)(VX_WATCH_ALIGN - 1);
     uint64_t head = vx_get_relaxed(&watch->head), left = VX_WATCH_LEN - head % VX_WATCH_LEN;
     uint64_t skipped = left < room ? left : 0;
-    if (head + skipped + room - vx_get(&watch->tail) > VX_WATCH_LEN) {
-        vx_count(&watch->lost, 1);
+    if (head + skipped + room - vx_get(&watch->tail) > VX_WATCH_LEN)
         return NULL;
-    }
     if (skipped) {
         struct vx_sight *rest = (struct vx_sight *)&watch->bytes[head % VX_WATCH_LEN];
         rest->room = (uint32_t)skipped;
@@ -79,11 +77,21 @@ static inline struct vx_sight *vx_sight_begin(struct vx_watch *watch, const uint
     return sight;
 }
 
-/* Show what was begun. */
-static inline void vx_sight_end(struct vx_watch *watch, const struct vx_sight *sight)
+/* Show what was begun, with what is known of it; of what found no room (NULL), count it. */
+static inline void vx_sight_end(struct vx_watch *watch, struct vx_sight *sight, const struct vx_sight *known)
 {
-    if (!watch->dropped_only || sight->verdict)
-        vx_put(&watch->head, vx_get_relaxed(&watch->head) + sight->room);
+    if (watch->dropped_only && !known->verdict)
+        return;
+    if (!sight) {
+        vx_count(&watch->lost, 1);
+        return;
+    }
+    uint32_t room = sight->room, kept = sight->kept, length = sight->length;
+    *sight = *known;
+    sight->room = room;
+    sight->kept = kept;
+    sight->length = length;
+    vx_put(&watch->head, vx_get_relaxed(&watch->head) + room);
 }
 
 /* After a burst: wake the reader if it sleeps and there is something new. */

@@ -89,6 +89,23 @@ def test_the_time_between_counts_as_age() -> None:
     assert Vtep().memory.put(taken._replace(saved_s=taken.saved_s + 10_000)) == 4, "the clock was set back"
 
 
+def test_an_address_heard_from_meanwhile_is_new_and_not_as_old_as_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vtep = filled()
+    before = now_s()
+    snapshot = vtep.fdb.snapshot
+
+    def later() -> Any:
+        vtep.learn(42, MACS[:1], A)
+        return snapshot()
+
+    monkeypatch.setattr(vtep.fdb, "snapshot", later)
+    clock = iter([before, before + 1])
+    monkeypatch.setattr(state, "now_s", lambda: next(clock))
+    assert vtep.memory.take().rows["age_s"].max() < 200
+
+
 def test_settings_say_what_still_holds() -> None:
     taken = filled().memory.take()
     assert Vtep(learning=False).memory.put(taken) == 0
@@ -140,7 +157,7 @@ def test_a_vtep_that_was_let_in_becomes_a_remote_again_where_it_still_is(caplog:
 def test_no_more_than_there_is_room_for() -> None:
     taken = filled().memory.take()
     fresh = Vtep(maxaddress=1)
-    fresh.memory.put(taken)
+    assert fresh.memory.put(taken) == 2
     assert len(fresh.known()) == 2
 
 

@@ -101,11 +101,10 @@ class Client:
         return self.stream("monitor", kinds=kinds)
 
     def stream(self, do: str, **given: Any) -> Iterator[dict[str, Any]]:
-        """The lines that follow the reply to a request, until one side hangs up."""
+        """Ask at once; the lines that follow the reply, until one side hangs up."""
         self.ask(do, **given)
         self._socket.settimeout(None)
-        while True:
-            yield self._line()
+        return iter(self._line, None)
 
     def _say(self, message: dict[str, Any]) -> None:
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"

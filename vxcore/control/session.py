@@ -237,6 +237,7 @@ class Session:
                 lost = watch.lost
             if lines:
                 await self._send(b"".join(lines))
+                await asyncio.sleep(0)  # others have their turn, also beside a client that keeps up
             elif watch.may_sleep():
                 await _readable(watch.fileno(), ended)
 

@@ -27,7 +27,7 @@ cdef extern from "vx_watch.h" nogil:
 
     bint vx_is_watched(const vx_watch *watch, vx_way way, uint32_t vni, uint64_t to, uint64_t source)
     vx_sight *vx_sight_begin(vx_watch *watch, const uint8_t *packet, uint32_t length)
-    void vx_sight_end(vx_watch *watch, const vx_sight *sight)
+    void vx_sight_end(vx_watch *watch, vx_sight *sight, const vx_sight *known)
     void vx_wake_watcher(vx_watch *watch)
     const vx_sight *vx_sight_next(vx_watch *watch)
     void vx_sight_done(vx_watch *watch, const vx_sight *sight)

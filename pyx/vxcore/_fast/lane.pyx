@@ -1093,7 +1093,7 @@ cdef class Lane:
         gro_flush(self.joins)
         self._flush_overlays()
         memset(&sight, 0, sizeof(vx_sight))
-        sight.remote = vx_find_remote(self.seat, d.source)
+        sight.port, sight.remote = NOWHERE, vx_find_remote(self.seat, d.source)
         sight.source_port, sight.tos = d.source_port, d.tos
         sight.gso_size = d.vnet.gso_size if d.vnet.gso_type else 0
         memcpy(sight.source, d.source, sizeof(sight.source))
@@ -1108,14 +1108,14 @@ cdef class Lane:
 
     cdef bint _begin_watched(self, Watched *seen, vx_way way, uint32_t vni, const uint8_t *frame,
                              const uint8_t *packet, uint32_t length) noexcept nogil:
-        """Copy a packet for those that want it; whether there are any with room for it."""
+        """Copy a packet for those that want it, as far as they have room; whether there are any."""
         cdef vx_watch *watch = self.watching
         seen.n = 0
         while watch != NULL and seen.n < MAX_WATCHES:
             if vx_is_watched(watch, way, vni, vx_load48(frame), vx_load48(frame + 6)):
                 seen.sights[seen.n] = vx_sight_begin(watch, packet, length)
                 seen.watches[seen.n] = watch
-                seen.n += seen.sights[seen.n] != NULL
+                seen.n += 1
             watch = <vx_watch *>vx_load_acquire_p(<void **>&watch.next)
         return seen.n != 0
 
@@ -1138,20 +1138,16 @@ cdef class Lane:
     cdef void _end_watched(self, Watched *seen, vx_way way, uint32_t vni, vx_sight *known) noexcept nogil:
         """Say what became of it: the verdict that was counted, but for DELIVERED."""
         cdef timespec now
-        cdef vx_sight *sight
         cdef uint32_t i
         cdef int verdict
         clock_gettime(CLOCK_REALTIME, &now)
         for verdict in range(1, N_VERDICTS):
             if self.tally.verdicts[verdict] != seen.verdicts[verdict]:
                 known.verdict = <uint8_t>verdict
+        known.way, known.vni = <uint8_t>way, vni
+        known.time_ns = <uint64_t>now.tv_sec * NS_PER_S + <uint64_t>now.tv_nsec
         for i in range(seen.n):
-            sight = seen.sights[i]
-            known.room, known.kept, known.length = sight.room, sight.kept, sight.length
-            sight[0] = known[0]
-            sight.way, sight.vni = <uint8_t>way, vni
-            sight.time_ns = <uint64_t>now.tv_sec * NS_PER_S + <uint64_t>now.tv_nsec
-            vx_sight_end(seen.watches[i], sight)
+            vx_sight_end(seen.watches[i], seen.sights[i], known)
 
     cdef void _wake_watchers(self) noexcept nogil:
         cdef vx_watch *watch = self.watching
