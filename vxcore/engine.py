@@ -27,10 +27,10 @@ from vxcore._fast.table import ANY_VNI, Tables
 from vxcore._fast.udp import UdpPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
 from vxcore.config import Collect, FdbEntry, Flooded, Port, Remote, Segment, Settings
+from vxcore.endpoints import Endpoint, Endpoints
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
 from vxcore.fdb import Fdb
-from vxcore.groups import Groups
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.journal import Journal
 from vxcore.mender import Mender
@@ -72,6 +72,8 @@ _HANDED_OVER = ("tap", "xdp")  # from one segment to another, for nobody else ca
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
 _BY_NEXT_HOP = ("packet", "xdp")
+_PORTS_FIXED = ("xdp", "tap")  # underlays that say once which UDP ports they take
+_ALL_PORTS = tuple(range(1, 65536))
 _SEGMENTS = 4096  # unless the settings say otherwise
 _ENTRIES = 65536
 _MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
@@ -140,9 +142,9 @@ class Engine:
         self.locals = underlay.local or self._locals_by_route()
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
-        self._groups = Groups(underlay, self._udps, n_lanes)
-        undo.callback(self._groups.close)
-        self._groups.join(_groups(self.settings.segments))
+        self._endpoints = Endpoints(underlay, self._udps, n_lanes)
+        undo.callback(self._endpoints.close)
+        self._endpoints.open(self._endpoints_of(self.settings.segments))
         self._make_tables(n_lanes, undo)
         self._mender = Mender(self._mend)
         undo.callback(self._mender.close)
@@ -151,7 +153,7 @@ class Engine:
         known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
         self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
-        self._groups.serve(self._lanes, self.tables.wait_for_lanes)
+        self._endpoints.serve(self._lanes, self.tables.wait_for_lanes)
         self._started = True
         self._start_threads(undo)
 
@@ -232,19 +234,21 @@ class Engine:
         self.events.remote_changed(what, address)
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
-        underlay = self.settings.underlay
+        underlay, dstports = self.settings.underlay, self.settings.dstports
         self._udps: list[UdpUnderlay | PacketUnderlay] = []
         self._underlay_ports: list[GsoPort] = []
         self._xdps: list[XdpUnderlay] = []
         self._tap: UnderlayTap | None = None
+        # Those for which nothing is to be opened.
+        self._own_ports = set(dstports) if underlay.kind in _PORTS_FIXED else {underlay.dstport}
         if underlay.kind == "tap":
             peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
             mtu = narrowest_mtu(peers, underlay.dev)
-            self._tap = UnderlayTap(underlay, self.locals, n_lanes, mtu)
+            self._tap = UnderlayTap(underlay, self.locals, dstports, n_lanes, mtu)
             undo.callback(self._tap.close)
             return
         if underlay.kind == "xdp":
-            xdp = XdpUnderlay(underlay, self.locals, n_lanes, self.settings.offload, self._fail)
+            xdp = XdpUnderlay(underlay, self.locals, dstports, n_lanes, self.settings.offload, self._fail)
             undo.callback(xdp.close)
             self._xdps.append(xdp)
             return
@@ -253,6 +257,14 @@ class Engine:
             udp = kind(underlay, local, n_lanes, self.settings.offload)
             undo.callback(udp.close)
             self._udps.append(udp)
+
+    def _endpoints_of(self, segments: Iterable[Segment]) -> set[Endpoint]:
+        """What is to be listened to for segments, and for the collectors, beside the underlay's own ports."""
+        segments = list(segments)
+        ports = {self.settings.dstport_of(segment) for segment in segments}
+        ports.update(*(self.settings.dstports_of(each) for each in self.settings.collects))
+        groups = {Endpoint(self.settings.dstport_of(s), s.group) for s in segments if s.group is not None}
+        return {Endpoint(port) for port in ports - self._own_ports} | groups
 
     def _locals_by_route(self) -> tuple[IPAddress, ...]:
         """For each family among the peers, the source address that the first of it would see."""
@@ -290,7 +302,8 @@ class Engine:
 
     def _fill_collector(self, collect: Collect, place: int) -> None:
         vni = collect.ranges[0][0] if collect.ranges else ANY_VNI
-        self.segments.add_collector(vni, place, collect.ranges, collect.source)
+        dstports = self.settings.dstports_of(collect)
+        self.segments.add_collector(vni, place, collect.ranges, collect.source, dstports)
         self._before[vni] = Counter()
         self._collects[vni], self._places[vni] = collect, place
 
@@ -307,7 +320,8 @@ class Engine:
 
     def _fill(self, segment: Segment, place: int) -> int:
         """Put a segment into the tables, with its overlay port's place; its number."""
-        number = self.segments.add(segment.vni, place, segment.flood, _policy(segment))
+        dstport = self.settings.dstport_of(segment)
+        number = self.segments.add(segment.vni, place, segment.flood, _policy(segment), dstport)
         self._set_entries(segment, (), segment.fdb)
         self._set_neighbours(segment, (), segment.neighbours)
         self._before[segment.vni] = _sum(lane.segment_counters(number) for lane in self._lanes)
@@ -397,7 +411,7 @@ class Engine:
             return [(self._tap.port(number, self._tap.tunnels(remotes)), families)]
         if self._xdps:
             assert self._next_hops is not None
-            table, rules = self._next_hops.table, self._rules()
+            table, rules = self._next_hops.table, self._rules(tuple(self._own_ports))
             return [port for xdp in self._xdps for port in xdp.ports(number, table, rules)]
         return [(self._underlay_port(udp, number), (udp.local.version,)) for udp in self._udps]
 
@@ -416,7 +430,12 @@ class Engine:
         pool = [(single.fileno(), run.fileno() if run else -1) for single, run in udp.pool]
         name = f"udp {udp.local} port {self.settings.underlay.dstport}"
         return UdpPort(
-            name, udp.receivers[number].fileno(), udp.routes[number].fileno(), pool, udp.local.version
+            name,
+            udp.receivers[number].fileno(),
+            udp.routes[number].fileno(),
+            pool,
+            udp.local.version,
+            self.settings.underlay.dstport,
         )
 
     def _packet_port(self, packet: PacketUnderlay, number: int) -> PacketPort:
@@ -430,14 +449,13 @@ class Engine:
             packet.ring.blocks,
             packet.ring.slot_len,
             self._next_hops.table,
-            self._rules(),
+            self._rules(_ALL_PORTS),  # which of them are ours its sockets' filter knows, which may change
             gso=packet.gso,
         )
 
-    def _rules(self) -> Rules:
-        underlay = self.settings.underlay
-        zero_checksum6 = "accept" if underlay.udp6zerocsumrx else "drop"
-        return Rules(ports=(underlay.dstport,), zero_checksum6=zero_checksum6)
+    def _rules(self, ports: tuple[int, ...]) -> Rules:
+        zero_checksum6 = "accept" if self.settings.underlay.udp6zerocsumrx else "drop"
+        return Rules(ports=ports, zero_checksum6=zero_checksum6)
 
     def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
         thread = threading.Thread(target=self._run, args=(number, lane), name=f"vxcore-lane-{number}")
@@ -496,8 +514,8 @@ class Engine:
             self._require_running()
             for vni in (*removed, *(segment.vni for segment in changed)):
                 self.segments.number(vni)
-            undo.callback(self._groups.keep, _groups(self._segments.values()))
-            self._groups.join(_groups([*changed, *added]))
+            undo.callback(self._endpoints.keep, self._endpoints_of(self._segments.values()))
+            self._endpoints.open(self._endpoints_of([*changed, *added]))
             overlays = self._overlays_of(added, removed, undo)
             places = self._free_places(len(added))
             with self.journal.change():
@@ -511,7 +529,7 @@ class Engine:
                     self._attach(segment.vni, overlay)
             undo.pop_all()
             self._watch(places)
-            self._groups.keep(_groups(self._segments.values()))
+            self._endpoints.keep(self._endpoints_of(self._segments.values()))
             for overlay in gone:
                 if overlay not in overlays:
                     overlay.close()
@@ -603,7 +621,8 @@ class Engine:
         if segment.overlay != before.overlay:
             old, new = before.overlay.dev, segment.overlay.dev
             raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
-        self.segments.change(vni, remotes=segment.flood, policy=_policy(segment))
+        dstport = self.settings.dstport_of(segment)
+        self.segments.change(vni, remotes=segment.flood, policy=_policy(segment), dstport=dstport)
         self._set_entries(segment, before.fdb, segment.fdb)
         self._set_neighbours(segment, before.neighbours, segment.neighbours)
         if isinstance(overlay, Tap):
@@ -682,7 +701,8 @@ class Engine:
 
     def _totals(self) -> dict[str, Any]:
         counts = _sum(lane.drops() for lane in self._lanes)
-        counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in [*self._udps, *self._xdps])
+        below = [*self._udps, *self._xdps, self._endpoints]
+        counts[Verdict.UNDERLAY_OVERRUN] += sum(each.overruns() for each in below)
         counts[Verdict.OVERLAY_OVERRUN] += self._overlay_overruns()
         drops = {Verdict(number).label: count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
@@ -750,10 +770,6 @@ def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:
 
 def _peers(segment: Segment) -> list[IPAddress]:
     return [*segment.flood, *(entry.remote for entry in segment.fdb)]
-
-
-def _groups(segments: Iterable[Segment]) -> set[IPAddress]:
-    return {segment.group for segment in segments if segment.group is not None}
 
 
 def _names(segment: Segment) -> dict[str, Any]:

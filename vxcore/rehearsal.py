@@ -64,10 +64,10 @@ class Rehearsal:
             self._lane.rehearse_out(segment, frame)
             return watch.take()[0]
 
-    def arrive(self, packet: bytes, source: IPAddress, source_port: int, tos: int) -> Sight:
-        """A packet from the underlay, from its VXLAN header on."""
+    def arrive(self, packet: bytes, source: IPAddress, source_port: int, tos: int, dstport: int) -> Sight:
+        """A packet from the underlay, from its VXLAN header on, that comes to a UDP port of ours."""
         if not 1 <= len(packet) <= MAX_SNAP_LEN:
             raise ConfigError(f"a packet of {len(packet)} bytes: 1 to {MAX_SNAP_LEN} are right")
         with self._watch as watch:
-            self._lane.rehearse_in(packet, packed(source), source_port, tos)
+            self._lane.rehearse_in(packet, packed(source), source_port, tos, dstport)
             return watch.take()[0]

@@ -17,6 +17,7 @@ from vxcore._fast.table import FLOODED, as_words, first
 from vxcore.errors import ConfigError
 from vxcore.journal import Journal
 from vxcore.remotes import IPAddress, Remotes, packed
+from vxcore.wire import VXLAN_PORT
 
 IPNetwork = IPv4Network | IPv6Network
 _MAPPED_BITS = 96
@@ -83,38 +84,57 @@ class Segments:
 
     # Changing
 
-    def add(self, vni: int, port: int, remotes: Iterable[IPAddress], policy: Policy | None = None) -> int:
+    def add(
+        self,
+        vni: int,
+        port: int,
+        remotes: Iterable[IPAddress],
+        policy: Policy | None = None,
+        dstport: int = VXLAN_PORT,
+    ) -> int:
         """Add a segment with its overlay port's number and its flood set; return the segment's number.
 
-        Raises ConfigError, naming the VNI, when it is there already or a remote is refused; ValueError when
-        there is no room.
+        `dstport` is the UDP port of its packets. Raises ConfigError, naming the VNI, when it is there already
+        or a remote is refused; ValueError when there is no room.
         """
         policy = policy or Policy()
         with self._journal.change():
             if vni in self:
                 raise ConfigError(f"VNI {vni}: it is there already; change it")
             members = [self._remotes.require(remote) for remote in remotes]
-            number = self._tables.add_segment(vni, port, members, **_learning(policy))
+            number = self._tables.add_segment(vni, port, members, dstport=dstport, **_learning(policy))
             self._remotes.hold(sorted(set(members)))
             self._set_policy(number, policy)
             self._remotes.segment_added(number, vni)
             return number
 
     def add_collector(
-        self, vni: int, port: int, ranges: Iterable[tuple[int, int]], source: str | tuple[IPNetwork, ...]
+        self,
+        vni: int,
+        port: int,
+        ranges: Iterable[tuple[int, int]],
+        source: str | tuple[IPNetwork, ...],
+        dstports: Iterable[int] = (VXLAN_PORT,),
     ) -> int:
         """Add a segment that only receives, from "any" source or from networks; return its number.
 
-        It has `vni`, or with `ANY_VNI` all that no segment has, and the VNIs of `ranges`. Raises ValueError.
+        It has `vni`, or with `ANY_VNI` all that no segment has, and the VNIs of `ranges`, on some UDP ports.
+        Raises ValueError.
         """
         policy = Policy(learning=False, source=source)
         with self._journal.change():
-            number = self._tables.add_collector(vni, port, ranges, any_source=source == "any")
+            any_source = source == "any"
+            number = self._tables.add_collector(vni, port, ranges, any_source=any_source, dstports=dstports)
             self._set_policy(number, policy)
             return number
 
     def add_many(
-        self, vnis: ArrayLike, remotes: ArrayLike, port: ArrayLike = 0, policy: Policy | None = None
+        self,
+        vnis: ArrayLike,
+        remotes: ArrayLike,
+        port: ArrayLike = 0,
+        policy: Policy | None = None,
+        dstport: int = VXLAN_PORT,
     ) -> NDArray[np.uint32]:
         """Add segments in bulk; return their numbers, uint32 (n,).
 
@@ -123,7 +143,9 @@ class Segments:
         """
         policy = policy or Policy()
         with self._journal.change():
-            numbers = self._tables.add_segments(vnis, remotes, port=port, **_learning(policy))
+            numbers = self._tables.add_segments(
+                vnis, remotes, port=port, dstport=dstport, **_learning(policy)
+            )
             self._remotes.hold_counts(self._tables.flood_counts(numbers))
             if _needs_row(policy):
                 for number in numbers.tolist():
@@ -134,11 +156,18 @@ class Segments:
             return numbers
 
     def change(
-        self, vni: int, *, remotes: Iterable[IPAddress] | None = None, policy: Policy | None = None
+        self,
+        vni: int,
+        *,
+        remotes: Iterable[IPAddress] | None = None,
+        policy: Policy | None = None,
+        dstport: int | None = None,
     ) -> None:
-        """Give a segment another flood set, or other policies. Raises as ``add``."""
+        """Give a segment another flood set, other policies, or another UDP port. Raises as ``add``."""
         with self._journal.change():
             number = self.number(vni)
+            if dstport is not None:
+                self._tables.change_segment(number, dstport=dstport)
             if remotes is not None:
                 members = [self._remotes.require(remote) for remote in remotes]
                 before = self._tables.flood(number)

@@ -27,7 +27,7 @@ _LEARNED = {
 }
 # The steps of a packet that comes in, by the verdicts that end it there.
 _HEADER = {Verdict.TRUNCATED, Verdict.NO_VNI_FLAG, Verdict.RESERVED_BITS, Verdict.INNER_TOO_SHORT}
-_POLICY = {Verdict.UNKNOWN_VNI, Verdict.SOURCE_REFUSED, Verdict.VNI_REFUSED}
+_POLICY = {Verdict.UNKNOWN_VNI, Verdict.WRONG_PORT, Verdict.SOURCE_REFUSED, Verdict.VNI_REFUSED}
 _FRAME = {Verdict.INNER_VLAN, Verdict.ECN}
 
 

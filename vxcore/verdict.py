@@ -262,3 +262,10 @@ class Verdict(IntEnum):
         "a collector sends nothing, and this came from its port",
         "nothing; a device that nobody else sends to, without addresses, spares the work",
     )
+
+    # The UDP port of a segment
+    WRONG_PORT = (
+        43,
+        "the packet came to one of our UDP ports, but not to its segment's",
+        "let the sender use the segment's `dstport`, or give the segment the sender's",
+    )

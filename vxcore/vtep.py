@@ -264,9 +264,9 @@ class Vtep(Engine):
     def snapshot(self, table: str) -> NDArray[Any]:
         """A table as it is now, as a structured array: "segments", "remotes", "fdb", "neighbours".
 
-        segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source.
-        remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned. fdb: vni, kind (numbers as
-        in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
+        segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source,
+        dstport. remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned. fdb: vni, kind
+        (numbers as in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
         neighbours: vni, address (uint8 (16,)), mac, router.
         """
         tables = {
@@ -309,10 +309,23 @@ class Vtep(Engine):
             self._segment(vni)
             return self._fits(self._rehearsal().out(self.segments.number(vni), frame))
 
-    def foretell_in(self, packet: bytes, source: AnyAddress, *, source_port: int = 0, tos: int = 0) -> Sight:
-        """The same of a packet from the underlay, given from its VXLAN header on."""
+    def foretell_in(
+        self,
+        packet: bytes,
+        source: AnyAddress,
+        *,
+        source_port: int = 0,
+        tos: int = 0,
+        dstport: int | None = None,
+    ) -> Sight:
+        """The same of a packet from the underlay, given from its VXLAN header on.
+
+        `dstport` is the UDP port of ours that it comes to; None: its segment's.
+        """
         with self._lock:
-            return self._rehearsal().arrive(packet, _address(source), source_port, tos)
+            segment = self._segments.get(int.from_bytes(packet[4:7], "big"))
+            own = self.settings.underlay.dstport if segment is None else self.settings.dstport_of(segment)
+            return self._rehearsal().arrive(packet, _address(source), source_port, tos, dstport or own)
 
     def running(self) -> Settings:
         """Settings that say what is now: a VTEP started with them is as this one, but for what it learned.

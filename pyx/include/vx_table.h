@@ -29,6 +29,7 @@ enum {
     VX_ANY_VNI = VX_N_VNIS, /* the segment of all VNIs that have none */
     VX_MAX_SEATS = 128,
     VX_INLINE_FLOOD = 2,
+    VX_MAX_DSTPORTS = 8,
     VX_SEGMENT_PRESENT = 1,
     VX_SEGMENT_LEARNS = 2,
     VX_SEGMENT_ANY_SOURCE = 4,
@@ -60,7 +61,8 @@ static_assert(sizeof(struct vx_remote) == 1 << VX_REMOTE_SHIFT, "a remote is one
 
 struct vx_segment {
     uint32_t vni;
-    uint32_t port; /* index of its overlay port */
+    uint16_t port;       /* index of its overlay port */
+    uint16_t dstport_be; /* UDP port that its packets are sent to, here and there; 0: its policy has several */
     union {
         uint32_t few[VX_INLINE_FLOOD];
         uint32_t *many; /* ascending */
@@ -87,7 +89,8 @@ struct vx_policy {
     uint32_t burst[VX_N_FLOODED];
     struct vx_prefix *prefixes; /* sources beside the peers */
     uint32_t n_prefixes;
-    uint32_t spare[7];
+    uint16_t dstports_be[VX_MAX_DSTPORTS]; /* of a collector; 0: no more */
+    uint32_t spare[3];
 };
 static_assert(sizeof(struct vx_policy) == 1 << VX_POLICY_SHIFT, "a policy is one cache line");
 
@@ -321,6 +324,19 @@ static inline int vx_may_speak(const struct vx_seat *seat, uint32_t segment, uin
 static inline const struct vx_policy *vx_policy_of(const struct vx_seat *seat, uint32_t segment)
 {
     return vx_item(seat->view->policies, segment, VX_POLICY_SHIFT);
+}
+
+/* Whether the segment takes packets that were sent to a UDP port. */
+static inline int vx_takes_port(const struct vx_seat *seat, uint32_t segment, uint16_t dstport_be)
+{
+    uint16_t own = vx_segment_at(seat, segment)->dstport_be;
+    if (vx_likely(own))
+        return own == dstport_be;
+    const struct vx_policy *policy = vx_policy_of(seat, segment);
+    for (uint32_t i = 0; i < VX_MAX_DSTPORTS; i++)
+        if (policy->dstports_be[i] == dstport_be)
+            return 1;
+    return 0;
 }
 
 static inline int vx_has_prefix(const uint8_t *address, const struct vx_prefix *prefix)

@@ -348,3 +348,58 @@ def test_metrics_are_off_unless_asked_for_and_listen_on_loopback_unless_told_whe
 
 def test_a_small_range_of_source_ports_needs_no_second_option() -> None:
     assert config.from_arguments({**OPTIONS, "srcport": [50000, 50003]}).underlay.source_ports == 4
+
+
+# UDP ports
+
+
+def test_a_segment_has_the_underlays_port_or_its_own() -> None:
+    rows = [{"vni": 1, "tap": "a"}, {"vni": 800, "tap": "b", "dstport": 10800}]
+    collect = {"vnis": [2], "write": "x", "dstports": [10801, 8472]}
+    settings = config.from_mapping(
+        {"underlay": {"local": "192.0.2.1", "dstport": 8472}, "segment": rows, "collect": [collect]}
+    )
+    assert [settings.dstport_of(segment) for segment in settings.segments] == [8472, 10800]
+    assert settings.dstports_of(settings.collects[0]) == (10801, 8472)
+    assert settings.dstports == [8472, 10800, 10801]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"segment": [{"vni": 1, "tap": "a", "dstport": 0}]},
+            r"dstport: 0 is not allowed; an integer from 1",
+        ),
+        (
+            {"collect": [{"write": "x", "dstports": [*range(1, 10)]}]},
+            r"collect\[0\]\.dstports: .* is not allowed; a list of 1 to 8 ports, each from 1 to 65535",
+        ),
+        ({"collect": [{"write": "x", "dstports": []}]}, "a list of 1 to 8 ports"),
+        (
+            {"segment": [{"vni": n, "tap": f"t{n}", "dstport": 5000 + n} for n in range(70)]},
+            r"segment\[63\]\.dstport: with 5063 there are more than 64 UDP ports; one that others have",
+        ),
+        (
+            {
+                "collect": [
+                    {"vnis": [n], "write": str(n), "dstports": [*range(8 * n + 1, 8 * n + 9)]}
+                    for n in range(9)
+                ]
+            },
+            r"collect\[7\]\.dstports: with .* there are more than 64 UDP ports",
+        ),
+    ],
+)
+def test_ports_that_cannot_be_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.from_mapping({"underlay": {"local": "192.0.2.1"}, **options})
+
+
+def test_a_collector_on_the_command_line_listens_to_its_ports_alone() -> None:
+    settings = config.collector_from_arguments(
+        {"local": ["192.0.2.1"], "write": "x", "dstports": [10800, 10801]}
+    )
+    assert settings.dstports == [10800, 10801]
+    with pytest.raises(ConfigError, match="--dstport 70000: an integer from 1 to 65535"):
+        config.collector_from_arguments({"local": ["192.0.2.1"], "write": "x", "dstports": [70000]})

@@ -32,7 +32,7 @@ FLOORS = [
     "trace rehearsal",
     "ports capture scapy",
     "packet nexthops gsotap xdp doctor",
-    "packet_overlay pcapng_overlay groups",
+    "packet_overlay pcapng_overlay endpoints",
     "xdp_ports",
     "engine",
     "running",

@@ -27,6 +27,7 @@ def set_targets(values: ArrayLike) -> NDArray[np.int64]: ...
 def target_text(target: int) -> str: ...
 def check_macs(vnis: NDArray[np.uint32], macs: NDArray[np.uint64]) -> None: ...
 def check_policy(vnis: Sequence[int], ageing_s: int, max_learned: int) -> None: ...
+def check_dstport(dstport: int) -> None: ...
 
 @disjoint_base
 class Pairs:
@@ -91,6 +92,7 @@ class Tables:
         ageing_s: int,
         max_learned: int,
         any_source: bool = False,
+        dstport: int = 4789,
     ) -> int: ...
     def add_segments(
         self,
@@ -102,9 +104,16 @@ class Tables:
         ageing_s: int = 300,
         max_learned: int = 0,
         any_source: bool = False,
+        dstport: int = 4789,
     ) -> NDArray[np.uint32]: ...
     def add_collector(
-        self, vni: int, port: int, ranges: Iterable[tuple[int, int]] = (), *, any_source: bool = False
+        self,
+        vni: int,
+        port: int,
+        ranges: Iterable[tuple[int, int]] = (),
+        *,
+        any_source: bool = False,
+        dstports: Iterable[int] = (4789,),
     ) -> int: ...
     def change_segment(
         self,
@@ -116,6 +125,7 @@ class Tables:
         ageing_s: int | None = None,
         max_learned: int | None = None,
         any_source: bool | None = None,
+        dstport: int | None = None,
     ) -> None: ...
     def remove_segments(self, segments: ArrayLike) -> None: ...
     def set_peers(self, pairs: Iterable[tuple[int, int]]) -> None: ...

@@ -107,7 +107,14 @@ def up(arguments: argparse.Namespace) -> int:
     "receive the frames of many VNIs into files or a device, and send nothing",
     "vxcore collect --local 192.0.2.1 -w /var/captures --rotate 1GiB --keep 10",
     argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
-    argument("--dstport", type=number, metavar="PORT", help="UDP destination port (4789)"),
+    argument(
+        "--dstport",
+        dest="dstports",
+        type=number,
+        action="append",
+        metavar="PORT",
+        help="UDP port that packets come to; may be repeated (4789)",
+    ),
     argument(
         "--vni",
         dest="vnis",

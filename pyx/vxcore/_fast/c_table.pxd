@@ -13,6 +13,7 @@ cdef extern from "vx_fdb.h" nogil:
         VX_MAX_REMOTES
         VX_MAX_PORTS
         VX_MAX_NEIGHBOURS
+        VX_MAX_DSTPORTS
         VX_N_VNIS
         VX_ANY_VNI
         VX_MAX_SEATS
@@ -77,13 +78,15 @@ cdef extern from "vx_fdb.h" nogil:
         uint32_t burst[3]
         vx_prefix *prefixes
         uint32_t n_prefixes
+        uint16_t dstports_be[8]
     cdef struct vx_neighbour:
         uint8_t address[16]
         uint64_t mac
         uint32_t segment
     cdef struct vx_segment:
         uint32_t vni
-        uint32_t port
+        uint16_t port
+        uint16_t dstport_be
         uint32_t n_flood
         uint32_t ageing_s
         uint32_t max_learned
@@ -146,6 +149,7 @@ cdef extern from "vx_fdb.h" nogil:
     bint vx_is_welcome(const vx_seat *seat, uint32_t segment, const uint8_t *address)
     uint64_t vx_find_neighbour(const vx_seat *seat, uint32_t segment, const uint8_t *address)
     const vx_policy *vx_policy_of(const vx_seat *seat, uint32_t segment)
+    bint vx_takes_port(const vx_seat *seat, uint32_t segment, uint16_t dstport_be)
     int32_t vx_fdb_find(const vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t now_s)
     void vx_fdb_find_batch(const vx_seat *seat, const vx_segment *s, const uint64_t *macs, uint32_t n,
                            int32_t *out, uint32_t now_s)

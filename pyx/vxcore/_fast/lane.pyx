@@ -16,7 +16,7 @@ import os
 from vxcore._fast.c_atomic cimport (
     vx_load_acquire, vx_load_acquire_p, vx_store_release, vx_store_release_p,
 )
-from vxcore._fast.c_bytes cimport vx_be32, vx_load16, vx_load32, vx_load48, vx_store64_raw
+from vxcore._fast.c_bytes cimport vx_be16, vx_be32, vx_load16, vx_load32, vx_load48, vx_store64_raw
 from vxcore._fast.c_events cimport *
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_table cimport *
@@ -47,16 +47,18 @@ cdef enum:
     ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
     MAX_WATCHES = 4
     N_TOLD = 64              # addresses told of to Python in a second, remembered to tell each once
+    KIND_SHIFT = 48          # in a token of epoll's: what it names, and its number
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
     OVERLAY_TOKEN = 2
-    GROUP_TOKEN = 3
+    SOCKET_TOKEN = 3         # its number is a descriptor, and above it a UDP port in network order
 
 
 # What one burst has found out already; the next packet most often asks the same.
 cdef struct Recent:
     uint32_t vni
-    int32_t segment          # of `vni`; NONE: nothing is known yet
+    uint16_t dstport_be
+    int32_t segment          # of `vni` and the UDP port; NONE: nothing is known yet
     int32_t peer             # a remote that `segment` admits
     uint64_t mac             # the last source learned, from `peer` in `segment`
 
@@ -197,7 +199,7 @@ cdef class Lane:
     def _watch_one(self, fd: int, kind: int, number: int, how: int = EPOLL_CTL_ADD, events: int = EPOLLIN):
         cdef epoll_event event
         event.events = <uint32_t>events
-        event.data.u64 = <uint64_t>kind << 32 | <uint64_t>number
+        event.data.u64 = <uint64_t>kind << KIND_SHIFT | <uint64_t>number
         if epoll_ctl(self.epoll_fd, how, fd, &event) < 0:
             raise OSError(errno, f"lane: watching descriptor {fd}: {os.strerror(errno)}")
 
@@ -276,9 +278,11 @@ cdef class Lane:
         epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.port.fd, NULL)  # if this lane has not noticed
         self._watch_one(port.port.fd, OVERLAY_TOKEN, number)
 
-    def listen(self, fd: int) -> None:
-        """Read from one more UDP socket too, bound to an IP multicast group, while the lane runs."""
-        self._watch_one(fd, GROUP_TOKEN, fd)
+    def listen(self, fd: int, dstport: int) -> None:
+        """Read from one more UDP socket too, bound to this port and an IP multicast group or an address of
+        ours, while the lane runs.
+        """
+        self._watch_one(fd, SOCKET_TOKEN, <uint32_t>fd | <uint64_t>vx_be16(dstport) << 32)
 
     def ignore(self, fd: int) -> None:
         """Read from it no more, once ``Tables.wait_for_lanes`` returns; until then it stays open."""
@@ -316,7 +320,8 @@ cdef class Lane:
         finally:
             vx_leave(self.seat)
 
-    def rehearse_in(self, packet: bytes, source: bytes, source_port: int = 0, tos: int = 0) -> None:
+    def rehearse_in(self, packet: bytes, source: bytes, source_port: int = 0, tos: int = 0,
+                    dstport: int = 4789) -> None:
         """The same of a packet from the underlay, from its VXLAN header on; `source` has 16 bytes."""
         cdef Datagram *first = &self.datagrams[0]
         cdef const uint8_t *address = source
@@ -326,6 +331,7 @@ cdef class Lane:
         memset(first, 0, sizeof(Datagram))
         first.data, first.length = self.slots + SLOT_ROOM, <uint32_t>len(packet)
         first.step, first.source_port, first.tos = first.length, <uint16_t>source_port, <uint8_t>tos
+        first.dstport_be = vx_be16(dstport)
         memcpy(first.source, address, sizeof(first.source))
         try:
             self._deliver_watched(first)
@@ -405,13 +411,13 @@ cdef class Lane:
 
     cdef int _serve(self, uint64_t token) noexcept nogil:
         """One port's turn: below 0 to stop, an errno when the port failed, else 0."""
-        cdef uint64_t kind = token >> 32
+        cdef uint64_t kind = token >> KIND_SHIFT
         if kind == STOP_TOKEN:
             return -1
         if kind == UNDERLAY_TOKEN:
             return self._from_underlay(self.underlays[<uint32_t>token])
-        if kind == GROUP_TOKEN:
-            return self._from_group(<int>token)
+        if kind == SOCKET_TOKEN:
+            return self._from_socket(<int>token, <uint16_t>(token >> 32))
         return self._from_overlay(self._overlay_at(<uint32_t>token))
 
     cdef inline Overlay *_overlay_at(self, uint32_t number) noexcept nogil:
@@ -419,14 +425,15 @@ cdef class Lane:
 
     # -- underlay to overlay -------------------------------------------------------------------
 
-    cdef int _from_group(self, int fd) noexcept nogil:
-        """The UDP port reads from a group's socket for once: what comes says its family by itself."""
+    cdef int _from_socket(self, int fd, uint16_t dstport_be) noexcept nogil:
+        """The UDP port reads from another socket for once: what comes says its family by itself."""
         cdef Underlay *port = self.underlays[0]
         cdef int own = port.fd
+        cdef uint16_t own_port_be = port.dstport_be
         cdef int failed
-        port.fd = fd
+        port.fd, port.dstport_be = fd, dstport_be
         failed = self._from_underlay(port)
-        port.fd = own
+        port.fd, port.dstport_be = own, own_port_be
         return failed
 
     cdef int _from_underlay(self, Underlay *port) noexcept nogil:
@@ -480,7 +487,7 @@ cdef class Lane:
         if verdict != DELIVERED:
             return verdict
         length -= VX_VXLAN_LEN
-        if not self._admit(vx_load32(packet + 4) >> 8, remote, d.source, &verdict):
+        if not self._admit(vx_load32(packet + 4) >> 8, d, remote, &verdict):
             return verdict
         segment = vx_segment_at(self.seat, self.recent.segment)
         if segment.flags & VX_SEGMENT_COLLECTS:
@@ -568,20 +575,31 @@ cdef class Lane:
             return INNER_TOO_SHORT
         return DELIVERED
 
-    cdef inline bint _admit(self, uint32_t vni, int32_t remote, const uint8_t *source,
+    cdef inline bint _admit(self, uint32_t vni, const Datagram *d, int32_t remote,
                             Verdict *verdict) noexcept nogil:
         """Whether the VNI is known and takes packets from the source; its segment then is `recent`."""
-        if self.recent.segment == NONE or self.recent.vni != vni:
-            self.recent.segment = vx_find_segment(self.seat, vni)
-            self.recent.vni, self.recent.peer, self.recent.mac = vni, NONE, 0
-        if self.recent.segment == NONE:
-            verdict[0] = UNKNOWN_VNI
-            return False
+        if (self.recent.segment == NONE or self.recent.vni != vni
+                or self.recent.dstport_be != d.dstport_be):
+            verdict[0] = self._find_segment(vni, d.dstport_be)
+            if verdict[0] != DELIVERED:
+                return False
         if remote != NONE and remote == self.recent.peer:
             return True
-        verdict[0] = self._check_source(remote, source)
+        verdict[0] = self._check_source(remote, d.source)
         self.recent.peer, self.recent.mac = remote if verdict[0] == DELIVERED else NONE, 0
         return verdict[0] == DELIVERED
+
+    cdef Verdict _find_segment(self, uint32_t vni, uint16_t dstport_be) noexcept nogil:
+        """Of a packet that came to one of our UDP ports; it becomes the recent one."""
+        self.recent.segment = vx_find_segment(self.seat, vni)
+        self.recent.vni, self.recent.dstport_be = vni, dstport_be
+        self.recent.peer, self.recent.mac = NONE, 0
+        if self.recent.segment == NONE:
+            return UNKNOWN_VNI
+        if not vx_takes_port(self.seat, self.recent.segment, dstport_be):
+            self.recent.segment = NONE
+            return WRONG_PORT
+        return DELIVERED
 
     cdef Verdict _check_source(self, int32_t remote, const uint8_t *source) noexcept nogil:
         """Of a packet in the recent segment, from a remote or (NONE) a stranger."""
@@ -704,6 +722,7 @@ cdef class Lane:
                                or not self._may_flood(segment, number, frame)):
             return
         heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
+        heading.dstport_be = segment.dstport_be
         heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
         heading.tos |= outer_ecn(flow.tos, self.ecn_linux)
         heading.ttl = flow.ttl if self.ttl < 0 else 0

@@ -19,6 +19,7 @@ from array import array
 
 import numpy as np
 
+from vxcore._fast.c_bytes cimport vx_be16
 from vxcore._fast.c_events cimport vx_wake_reader
 from vxcore._fast.c_table cimport *
 from vxcore._fast.events cimport Ring
@@ -30,6 +31,7 @@ cdef enum:
     LANE_BATCH = 256         # addresses that Reader.fdb_find looks up at a time, as a lane does
     SLACK = 4096             # entries that lanes may add while the FDB is read
     MAX_PREFIXES = 64        # of one segment: looked through for packets that no remote has sent
+    DSTPORT = 4789           # RFC 7348 section 8
     REMOTE_BITS = 20         # of a remote's number in a key of Pairs (VX_MAX_REMOTES)
     PAIRS_AT_ONCE = 4096
     KEPT = 1                 # in a log of old values: this row was not applied
@@ -45,7 +47,7 @@ FDB_ROW = np.dtype([("vni", "u4"), ("kind", "u1"), ("mac", "u8"), ("remote", "i4
                     ("sequence", "u4"), ("seen_s", "u4")], align=True)
 SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_flood", "u4"),
                         ("ageing_s", "u4"), ("max_learned", "u4"), ("n_learned", "u4"), ("learning", "?"),
-                        ("any_source", "?")])
+                        ("any_source", "?"), ("dstport", "u2")])
 REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28),
                        ("listed", "?")])
 NEIGHBOUR_ROW = np.dtype([("vni", "u4"), ("address", "u1", 16), ("mac", "u8"), ("router", "?")])
@@ -120,6 +122,12 @@ def check_policy(vnis, ageing_s: int, max_learned: int) -> None:
     for what, given, most in limits:
         if not 0 <= given <= most and len(vnis):
             raise ValueError(f"VNI {vnis[0]}: {what} {given}; 0 to {most} is right")
+
+
+def check_dstport(dstport: int) -> None:
+    """Raise ValueError for what is no UDP port."""
+    if not 1 <= dstport <= 65535:
+        raise ValueError(f"UDP port {dstport}; 1 to 65535 is right")
 
 
 def set_targets(values):
@@ -645,18 +653,19 @@ cdef class Tables:
     # -- segments ------------------------------------------------------------------------------
 
     def add_segment(self, vni: int, port: int, flood, *, learning: bool, ageing_s: int, max_learned: int,
-                    any_source: bool = False) -> int:
+                    any_source: bool = False, dstport: int = DSTPORT) -> int:
         """Add a segment with its overlay port and flood set (remote numbers); return its number.
 
         Its sources are the members of the flood set and its peers, or with `any_source` every remote.
+        `dstport` is the UDP port that its packets are sent to, by us and by them.
         Raises ValueError when the VNI is there already, a remote is unknown, or there is no room.
         """
         members = np.array(sorted(set(flood)), np.uint32)[np.newaxis]
         return int(self.add_segments([vni], members, port=port, learning=learning, ageing_s=ageing_s,
-                                     max_learned=max_learned, any_source=any_source)[0])
+                                     max_learned=max_learned, any_source=any_source, dstport=dstport)[0])
 
     def add_segments(self, vni, flood, *, port=0, learning: bool = True, ageing_s: int = 300,
-                     max_learned: int = 0, any_source: bool = False):
+                     max_learned: int = 0, any_source: bool = False, dstport: int = DSTPORT):
         """Add segments: `vni` (n,), `flood` one remote each (n,) or the same number for each (n, k),
         `port` one or (n,). Return their numbers as uint32 (n,). Otherwise as `add_segment`.
         """
@@ -667,15 +676,18 @@ cdef class Tables:
         flags = (VX_SEGMENT_PRESENT | (VX_SEGMENT_LEARNS if learning else 0)
                  | (VX_SEGMENT_ANY_SOURCE if any_source else 0))
         check_policy(vnis, ageing_s, max_learned)
+        check_dstport(dstport)
         with Change(self):
             self._check_ports(vnis, ports)
             self._number_segments(vnis, numbers, members.shape[1])
-            self._fill_segments(vnis, ports, members, numbers, ageing_s, max_learned, flags)
+            self._fill_segments(vnis, ports, members, numbers, ageing_s, max_learned, flags, dstport)
         return numbers
 
-    def add_collector(self, vni: int, port: int, ranges=(), *, any_source: bool = False) -> int:
+    def add_collector(self, vni: int, port: int, ranges=(), *, any_source: bool = False,
+                      dstports=(DSTPORT,)) -> int:
         """Add a segment that only receives: `vni`, or ANY_VNI for those that have no segment, and all VNIs of
-        `ranges`, pairs of the first and the last. Return its number. Raises as `add_segment`.
+        `ranges`, pairs of the first and the last, on the UDP ports `dstports`. Return its number. Raises as
+        `add_segment`.
         """
         cdef uint32_t number = 0, word, marked, last
         flags = VX_SEGMENT_PRESENT | VX_SEGMENT_COLLECTS | (VX_SEGMENT_ANY_SOURCE if any_source else 0)
@@ -683,8 +695,9 @@ cdef class Tables:
         with Change(self):
             self._check_ports(vnis, ports)
             self._number_segments(vnis, numbers, 0)
-            self._fill_segments(vnis, ports, np.empty((1, 0), np.uint32), numbers, 0, 0, flags)
+            self._fill_segments(vnis, ports, np.empty((1, 0), np.uint32), numbers, 0, 0, flags, 0)
             number = numbers[0]
+            self._set_dstports(number, list(dstports))
             for marked, last in ranges:
                 while marked <= last and marked < VX_N_VNIS:
                     word = self._segment_of(marked) + 1
@@ -694,14 +707,26 @@ cdef class Tables:
                     marked += 1
         return int(number)
 
+    def _set_dstports(self, number: int, dstports: list[int]) -> None:
+        cdef vx_policy *policy = <vx_policy *>self._edit(VX_POLICIES, number)
+        cdef int i
+        if not 1 <= len(dstports) <= VX_MAX_DSTPORTS:
+            raise ValueError(f"{len(dstports)} UDP ports; 1 to {VX_MAX_DSTPORTS} are right")
+        for i, dstport in enumerate(dstports):
+            check_dstport(dstport)
+            policy.dstports_be[i] = vx_be16(dstport)
+
     def change_segment(self, segment: int, *, port=None, flood=None, learning=None, ageing_s=None,
-                       max_learned=None, any_source=None) -> None:
+                       max_learned=None, any_source=None, dstport=None) -> None:
         """Change what is given of a segment, and nothing else of it."""
         cdef Segment *s
         with Change(self):
             self._require_segment(segment)
             vni = [self._segment(segment).vni]
             check_policy(vni, ageing_s or 0, max_learned or 0)
+            if dstport is not None:
+                check_dstport(dstport)
+                self._edit_segment(segment).dstport_be = vx_be16(dstport)
             if port is not None:
                 self._check_ports(vni, as_words(port, np.uint32, "port"))
             if flood is not None:
@@ -870,12 +895,13 @@ cdef class Tables:
 
     def _fill_segments(self, const uint32_t[::1] vnis, const uint32_t[::1] ports,
                        const uint32_t[:, ::1] members, const uint32_t[::1] numbers,
-                       ageing_s: int, max_learned: int, flags: int) -> None:
+                       ageing_s: int, max_learned: int, flags: int, dstport: int) -> None:
         cdef Segment model
         cdef Py_ssize_t i
         memset(&model, 0, sizeof(Segment))
         cdef bint some_cleared = len(self._cleared) > 0
         model.ageing_s, model.max_learned, model.flags = ageing_s, max_learned, flags
+        model.dstport_be = vx_be16(dstport)
         self._check_flood(vnis, members)
         for i in range(vnis.shape[0]):
             if vnis[i] >= <uint32_t>VX_N_VNIS + (flags & VX_SEGMENT_COLLECTS != 0):
@@ -1267,7 +1293,8 @@ cdef class Tables:
             for i in range(self.n_segments):
                 s = self._segment(i)
                 rows[i] = (i, s.vni, s.port, s.n_flood, s.ageing_s, s.max_learned, self._n_learned(s.vni),
-                           s.flags & VX_SEGMENT_LEARNS, s.flags & VX_SEGMENT_ANY_SOURCE)
+                           s.flags & VX_SEGMENT_LEARNS, s.flags & VX_SEGMENT_ANY_SOURCE,
+                           vx_be16(s.dstport_be))
             return np.delete(rows, self._unused(self.n_segments, False))
 
     def segment_numbers(self):
