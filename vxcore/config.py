@@ -80,6 +80,7 @@ _SOCKET = Meta(
 )
 _GROUP = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a group of users")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
+_ASKED = Meta(description='"flood", "drop", "ask", or a table with the keys rate and burst')
 _DSTPORTS = Meta(min_length=1, max_length=8, description="a list of 1 to 8 ports, each from 1 to 65535")
 _SOURCE_PORTS = 16
 _TABLES = {"segments": "segment", "remotes": "remote", "collects": "collect"}  # as the file has them
@@ -152,8 +153,12 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     broadcast: Annotated[Flooded, _FLOODED] = "flood"
     multicast: Annotated[Flooded, _FLOODED] = "flood"
-    unknown_unicast: Annotated[Flooded, _FLOODED] = "flood"
-    """What becomes of frames from the TAP that are for more than one host, or for nobody known."""
+    unknown_unicast: Annotated[Literal["flood", "drop", "ask"] | Rate, _ASKED] = "flood"
+    """What becomes of frames from the TAP that are for more than one host, or for nobody known; "ask": the
+    event `miss` asks where the address is, and they are dropped unless `hold` is given.
+    """
+    hold: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """Milliseconds that a frame waits for the answer."""
     mtu: Annotated[int, Meta(ge=68, le=65485)] | None = None
     """Of the TAP device, in bytes (65485: what fits an IPv4 packet); None: from the route."""
 
@@ -626,6 +631,9 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
         yield from _numbered(("segment", index), segment)
         yield from _port_contradictions(("segment", index), segment, settings.underlay)
         yield from _group_contradictions(("segment", index), segment, settings.underlay)
+        if segment.hold is not None and segment.unknown_unicast != "ask":
+            path = ("segment", index, "hold")
+            yield Problem(path, "{} waits for an answer and nobody is asked", 'add unknown_unicast = "ask"')
     for index, collect in enumerate(settings.collects):
         yield from _collector_contradictions(("collect", index), collect, settings)
     yield from _beyond_tables(settings)

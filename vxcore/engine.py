@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from vxcore import config
 from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
@@ -26,7 +27,7 @@ from vxcore._fast.port import OverlayPort
 from vxcore._fast.table import ANY_VNI, Tables
 from vxcore._fast.udp import UdpPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
-from vxcore.config import Collect, FdbEntry, Flooded, Port, Remote, Segment, Settings
+from vxcore.config import Collect, FdbEntry, Port, Remote, Segment, Settings
 from vxcore.endpoints import Endpoint, Endpoints
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
@@ -54,7 +55,7 @@ from vxcore.ports import (
 )
 from vxcore.rehearsal import Rehearsal
 from vxcore.remotes import Remotes
-from vxcore.segments import Policy, Rate, Segments
+from vxcore.segments import Ask, Policy, Rate, Segments
 from vxcore.state import Keeper, Memory
 from vxcore.verdict import Verdict
 from vxcore.watches import PacketWatch, Sight
@@ -793,9 +794,14 @@ def _policy(segment: Segment) -> Policy:
         source=segment.admits,
         broadcast=_flooded(segment.broadcast),
         multicast=_flooded(segment.multicast),
-        unknown_unicast=_flooded(segment.unknown_unicast),
+        unknown_unicast=_unknown(segment),
     )
 
 
-def _flooded(setting: Flooded) -> str | Rate:
+def _unknown(segment: Segment) -> str | Rate | Ask:
+    asks = segment.unknown_unicast == "ask"
+    return Ask(segment.hold or 0) if asks else _flooded(segment.unknown_unicast)
+
+
+def _flooded(setting: str | config.Rate) -> str | Rate:
     return setting if isinstance(setting, str) else Rate(setting.rate, setting.burst)

@@ -30,12 +30,18 @@ class Rate(NamedTuple):
     burst: int
 
 
+class Ask(NamedTuple):
+    """Frames for unknown addresses are not flooded: event `miss` asks, and they wait `hold_ms`."""
+
+    hold_ms: int
+
+
 class Policy(NamedTuple):
     """What a segment may learn, whom it takes packets from, and what it floods.
 
     `ageing` is in seconds, 0: never; `maxaddress` the most entries learned, 0: what the table holds.
     `source` is "peers" (flood set and FDB entries), "any", or the networks whose addresses are taken beside
-    the peers'. `broadcast`, `multicast`, `unknown_unicast` are "flood", "drop" or a Rate.
+    the peers'. `broadcast`, `multicast`, `unknown_unicast` are "flood", "drop" or a Rate, the last also Ask.
     """
 
     learning: bool = True
@@ -44,7 +50,7 @@ class Policy(NamedTuple):
     source: str | tuple[IPNetwork, ...] = "peers"
     broadcast: str | Rate = "flood"
     multicast: str | Rate = "flood"
-    unknown_unicast: str | Rate = "flood"
+    unknown_unicast: str | Rate | Ask = "flood"
 
 
 class Segments:
@@ -216,16 +222,21 @@ def _needs_row(policy: Policy) -> bool:
 
 
 def _row(policy: Policy) -> dict[str, Any]:
-    kinds: Sequence[str | Rate] = [getattr(policy, name) for name in FLOODED]
+    kinds: Sequence[str | Rate | Ask] = [getattr(policy, name) for name in FLOODED]
     prefixes = [] if isinstance(policy.source, str) else [_prefix(network) for network in policy.source]
     return {
-        "rates": tuple(kind.per_s if isinstance(kind, Rate) else _RATES[kind] for kind in kinds),
+        "rates": tuple(map(_per_s, kinds)),
         "bursts": tuple(kind.burst if isinstance(kind, Rate) else 1 for kind in kinds),
         "prefixes": prefixes,
+        "hold_ms": kinds[-1].hold_ms if isinstance(kinds[-1], Ask) else None,
     }
 
 
-_RATES = {"flood": None, "drop": 0}
+def _per_s(kind: str | Rate | Ask) -> int | None:
+    """None: as many as there are, or are asked for."""
+    if isinstance(kind, Rate):
+        return kind.per_s
+    return 0 if kind == "drop" else None
 
 
 def _prefix(network: IPNetwork) -> tuple[bytes, int]:

@@ -269,3 +269,10 @@ class Verdict(IntEnum):
         "the packet came to one of our UDP ports, but not to its segment's",
         "let the sender use the segment's `dstport`, or give the segment the sender's",
     )
+
+    # Unknown addresses that Python is asked for
+    ASKED = (
+        44,
+        "nobody said in time where the address is (event `miss`), or too many frames waited for that",
+        "set an FDB entry when the event comes; `hold` lets frames wait for it",
+    )

@@ -39,6 +39,7 @@ enum {
     VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
     VX_LISTED = 1 << 30,
     VX_UNLIMITED = -1,
+    VX_ASK = -2,
     VX_VNI_SHIFT = 2,
     VX_SEGMENT_SHIFT = 5,
     VX_REMOTE_SHIFT = 6,
@@ -85,12 +86,14 @@ struct vx_prefix {
 
 /* What a segment that is not as most are has beside it, by the segment's number. */
 struct vx_policy {
-    uint32_t rate[VX_N_FLOODED]; /* packets a second of each kind; 0: none, VX_UNLIMITED: any */
+    uint32_t rate[VX_N_FLOODED]; /* packets a second of each kind; 0: none, VX_UNLIMITED: any; of
+                                  * unknown unicast, VX_ASK: none, but Python is asked where it is */
     uint32_t burst[VX_N_FLOODED];
     struct vx_prefix *prefixes; /* sources beside the peers */
     uint32_t n_prefixes;
     uint16_t dstports_be[VX_MAX_DSTPORTS]; /* of a collector; 0: no more */
-    uint32_t spare[3];
+    uint32_t hold_ms; /* how long a frame waits for the answer; 0: it is dropped */
+    uint32_t spare[2];
 };
 static_assert(sizeof(struct vx_policy) == 1 << VX_POLICY_SHIFT, "a policy is one cache line");
 

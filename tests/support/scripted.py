@@ -147,9 +147,16 @@ class Bench:
                 self.hosts.send(bytes.fromhex(frame))
             wait_for(lambda: is_empty(self.tap), "the frames are taken")
             wait_for(preloaded.calls.vx_is_taken, "the datagrams are taken")
+            if "afterwards" in request:
+                preloaded.wait(request["afterwards"])
+                wait_for(preloaded.calls.vx_is_taken, "the later datagrams are taken")
+            wait_for(lambda: self.drops().items() >= request.get("until", {}).items(), "the drops")
         finally:
             self.lane.stop()
             thread.join()
+
+    def drops(self) -> dict[str, int]:
+        return {Verdict(number).name.lower(): n for number, n in self.lane.drops().items()}
 
     def answer(self, preloaded: Preloaded) -> dict[str, Any]:
         messages, n_calls = preloaded.kept()
@@ -158,7 +165,7 @@ class Bench:
             "messages": [(names[fd], size, text) for fd, size, text in messages],
             "calls": n_calls,
             "received": [got.hex() for got in all_of(self.hosts)],
-            "drops": {Verdict(number).name.lower(): n for number, n in self.lane.drops().items()},
+            "drops": self.drops(),
             "counters": self.lane.segment_counters(0),
             "gso_error": self.port.gso_error,
             "events": [(NAMES[row["kind"]], f"{row['mac']:012x}") for row in self.ring.take()],

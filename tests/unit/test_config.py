@@ -403,3 +403,31 @@ def test_a_collector_on_the_command_line_listens_to_its_ports_alone() -> None:
     assert settings.dstports == [10800, 10801]
     with pytest.raises(ConfigError, match="--dstport 70000: an integer from 1 to 65535"):
         config.collector_from_arguments({"local": ["192.0.2.1"], "write": "x", "dstports": [70000]})
+
+
+# Asking for unknown addresses
+
+
+def test_unknown_addresses_are_asked_for_and_frames_may_wait() -> None:
+    rows = [
+        {"vni": 1, "tap": "a", "unknown_unicast": "ask"},
+        {"vni": 2, "tap": "b", "unknown_unicast": "ask", "hold": 50},
+    ]
+    segments = config.from_mapping({"underlay": {"local": "192.0.2.1"}, "segment": rows}).segments
+    assert [(each.unknown_unicast, each.hold) for each in segments] == [("ask", None), ("ask", 50)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hold": 5}, r"hold: 5 waits for an answer and nobody is asked; add unknown_unicast = .ask."),
+        ({"unknown_unicast": "ask", "hold": 0}, "hold: 0 is not allowed; an integer from 1 to 10000"),
+        ({"broadcast": "ask"}, 'broadcast: "ask" is not allowed; "flood", "drop", or a table'),
+        ({"unknown_unicast": "aks"}, 'is not allowed; "flood", "drop", "ask", or a table with the keys rate'),
+    ],
+)
+def test_asking_that_cannot_be_is_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.from_mapping(
+            {"underlay": {"local": "192.0.2.1"}, "segment": [{"vni": 1, "tap": "a", **options}]}
+        )

@@ -125,3 +125,47 @@ def test_a_missed_address_is_told_once_a_second(lane: Scripted) -> None:
     misses = [event for event in answer["events"] if event[0] == "miss"]
     assert misses[0] == ["miss", "020000000099"]
     assert len(misses) <= 2
+
+
+# Unknown addresses that are asked for
+
+
+def learned(number: int) -> str:
+    """A frame from the other side that tells where an unknown address is."""
+    return vxlan(b"\x02\0\0\0\0\x07" + DESTINATIONS[UNKNOWN] + bytes.fromhex("88b5") + bytes([number]) * 50)
+
+
+def test_what_is_asked_for_is_told_and_dropped(lane: Scripted) -> None:
+    answer = floods(lane, DESTINATIONS[UNKNOWN], 5, hold_ms=0)
+    assert answer["drops"] == {"asked": 5}
+    assert answer["counters"]["tx_packets"] == 0
+    assert ["miss", "020000000099"] in answer["events"]
+    assert floods(lane, DESTINATIONS[BROADCAST], 5, hold_ms=0)["drops"] == {}
+
+
+def test_what_waits_is_sent_in_order_when_the_address_is_learned(lane: Scripted) -> None:
+    frames = [frame(DESTINATIONS[UNKNOWN], n) for n in range(20)]
+    answer = lane.ask(
+        waiting=[(PLAIN + each).hex() for each in frames],
+        afterwards=[(learned(1), 0)],
+        policy={"hold_ms": 5000},
+    )
+    assert answer["drops"] == {}
+    sent = [message[2] for message in answer["messages"]]
+    assert "".join(sent) == "".join(vxlan(each) for each in frames)
+
+
+def test_what_nobody_answers_for_is_dropped_when_its_time_is_over(lane: Scripted) -> None:
+    frames = [(PLAIN + frame(DESTINATIONS[UNKNOWN], n)).hex() for n in range(7)]
+    answer = lane.ask(frames=frames, policy={"hold_ms": 20}, until={"asked": 7})
+    assert answer["drops"] == {"asked": 7}
+    assert answer["messages"] == []
+
+
+def test_no_more_wait_than_there_is_room_for(lane: Scripted) -> None:
+    frames = [(PLAIN + frame(DESTINATIONS[UNKNOWN], n % 256)).hex() for n in range(300)]
+    answer = lane.ask(frames=frames, policy={"hold_ms": 10_000})
+    assert answer["drops"] == {"asked": 300 - 256}
+    answer = lane.ask(frames=frames[:256], afterwards=[(learned(1), 0)], policy={"hold_ms": 10_000})
+    assert answer["drops"] == {}
+    assert answer["counters"]["tx_packets"] == 256

@@ -56,7 +56,7 @@ FAST_FLOORS = [
     "table",
     "port",
     "hops packet_ring xsk",
-    "udp tap packet gso gro icmp suppress",
+    "udp tap packet gso gro icmp suppress hold",
     "gsotap packet_overlay pcapng_overlay xdp_underlay xdp_overlay rehearsal",
     "lane",
 ]

@@ -26,6 +26,7 @@ cdef extern from "vx_fdb.h" nogil:
         VX_REMOTE_LISTED
         VX_LISTED
         VX_UNLIMITED
+        VX_ASK
         VX_BROADCAST
         VX_MULTICAST
         VX_UNKNOWN_UNICAST
@@ -79,6 +80,7 @@ cdef extern from "vx_fdb.h" nogil:
         vx_prefix *prefixes
         uint32_t n_prefixes
         uint16_t dstports_be[8]
+        uint32_t hold_ms
     cdef struct vx_neighbour:
         uint8_t address[16]
         uint64_t mac

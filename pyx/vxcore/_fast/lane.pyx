@@ -26,6 +26,9 @@ from vxcore._fast.events cimport Ring
 from vxcore._fast.flow cimport *
 from vxcore._fast.gro cimport Joins, describe_undone, gro_add, gro_flush
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
+from vxcore._fast.hold cimport (
+    N_HELD, Held, Store, store_close, store_has, store_open, store_put, store_remove,
+)
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
 from vxcore._fast.suppress cimport MAX_REPLY_LEN, Question, read_question, write_reply
@@ -36,6 +39,7 @@ from vxcore._fast.watch cimport Watch
 cdef uint32_t NOWHERE = 0xFFFFFFFF
 cdef uint64_t BROADCAST_MAC = 0xFFFFFFFFFFFF
 cdef uint64_t NS_PER_S = 1000000000
+cdef uint64_t NS_PER_MS = 1000000
 
 cdef enum:
     N_ROUNDS = 4             # bursts from one port before the others have their turn
@@ -44,6 +48,7 @@ cdef enum:
     SWEEP_BUSY = 256         # buckets of the FDB looked over in a second with traffic
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
     IDLE_MS = 1000
+    HELD_MS = 1              # while frames wait for addresses that were asked for
     ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
     MAX_WATCHES = 4
     N_TOLD = 64              # addresses told of to Python in a second, remembered to tell each once
@@ -110,6 +115,7 @@ cdef class Lane:
     cdef Datagram *datagrams
     cdef Cuts cuts
     cdef Joins *joins
+    cdef Store store
     cdef Recent recent
     cdef Tally tally
     cdef int epoll_fd, stop_fd, lost_fd, failed_fd
@@ -128,7 +134,7 @@ cdef class Lane:
         self.cuts.pieces = <Piece *>malloc(MAX_PIECES * sizeof(Piece))
         self.joins = <Joins *>calloc(1, sizeof(Joins))
         if not (self.slots and self.frames and self.datagrams and self.cuts.heads and self.cuts.pieces
-                and self.joins):
+                and self.joins and store_open(&self.store)):
             raise MemoryError("no memory for a lane")
 
     def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
@@ -214,6 +220,7 @@ cdef class Lane:
         free(self.cuts.heads)
         free(self.cuts.pieces)
         free(self.joins)
+        store_close(&self.store)
         vx_unmap(self.due, self.due_len)
         free(self.overlays)
         free(self.underlays)
@@ -377,7 +384,7 @@ cdef class Lane:
             vx_leave(self.seat)
             if self.seat.ring:
                 vx_wake_reader(self.seat.ring)
-            n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else IDLE_MS)
+            n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else self._nap_ms())
             vx_enter(self.seat)
             if n < 0 and errno != EINTR:
                 self.failed_fd = self.epoll_fd
@@ -389,6 +396,9 @@ cdef class Lane:
                     return 0
                 if failed > 0:
                     return failed
+
+    cdef inline int _nap_ms(self) noexcept nogil:
+        return HELD_MS if self.store.n else IDLE_MS
 
     cdef uint64_t _tick(self, int n_events, uint64_t busy_until) noexcept nogil:
         """Keep the time, and age the FDB; until when to look for more without sleeping, 0: not at all."""
@@ -405,6 +415,8 @@ cdef class Lane:
             self.answers_left = ANSWERS_PER_S
             memset(self.told, 0, sizeof(self.told))
             vx_fdb_sweep(self.seat, SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
+        if self.store.n:
+            self._release()
         if n_events > 0 and self.busy_poll_ns:
             return now_ns + self.busy_poll_ns
         return busy_until if now_ns < busy_until else 0
@@ -708,7 +720,6 @@ cdef class Lane:
     cdef void _forward(self, Frame *frame, uint32_t number) noexcept nogil:
         """Send one frame to its remote, or to all of the flood set."""
         cdef const Segment *segment = vx_segment_at(self.seat, number)
-        cdef Heading heading
         cdef Flow flow
         cdef int32_t remote
         if is_tag(vx_load16(frame.data + 12)):
@@ -718,18 +729,34 @@ cdef class Lane:
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        if remote == NONE and (segment.flags & VX_SEGMENT_ANSWERS and self._answer(segment, number, frame)
-                               or not self._may_flood(segment, number, frame)):
+        if (remote == NONE or self.store.n) and not self._may_go(segment, number, frame, remote):
             return
+        self._send_frame(frame, &flow, segment, number, remote)
+
+    cdef void _send_frame(self, Frame *frame, const Flow *flow, const Segment *segment, uint32_t number,
+                          int32_t remote) noexcept nogil:
+        """To one remote, or (NONE) to the flood set."""
+        cdef Heading heading
         heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
         heading.dstport_be = segment.dstport_be
         heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
         heading.tos |= outer_ecn(flow.tos, self.ecn_linux)
         heading.ttl = flow.ttl if self.ttl < 0 else 0
         if frame.vnet.gso_type and not self.superframes:
-            self._send_cut(frame, &flow, segment, remote, &heading)
+            self._send_cut(frame, flow, segment, remote, &heading)
         else:
             self._send_whole(frame, segment, remote, &heading)
+
+    cdef bint _may_go(self, const Segment *segment, uint32_t number, const Frame *frame,
+                      int32_t remote) noexcept nogil:
+        """Of a frame for nobody known, or while others wait: those for the same address go first."""
+        if remote != NONE:
+            if store_has(&self.store, segment.vni, vx_load48(frame.data)):
+                self._release()
+            return True
+        if segment.flags & VX_SEGMENT_ANSWERS and self._answer(segment, number, frame):
+            return False
+        return self._may_flood(segment, number, frame)
 
     cdef bint _answer(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame asks for the link address of a known neighbour, and so is answered here."""
@@ -751,6 +778,7 @@ cdef class Lane:
     cdef bint _may_flood(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame to more than one, or to nobody that is known, goes to the flood set."""
         cdef uint64_t mac = vx_load48(frame.data)
+        cdef const vx_policy *policy
         cdef Verdict verdict = NO_REMOTE if segment.n_flood == 0 else DELIVERED
         cdef int kind = VX_UNKNOWN_UNICAST
         if frame.data[0] & 1:
@@ -758,10 +786,55 @@ cdef class Lane:
         elif segment.flags:
             self._tell_once(VX_MISS_EVENT, segment.vni, mac, NULL)
         if segment.flags & VX_SEGMENT_HAS_POLICY:
-            verdict = self._check_rate(vx_policy_of(self.seat, number), number, kind, frame, verdict)
+            policy = vx_policy_of(self.seat, number)
+            if policy.rate[kind] == <uint32_t>VX_ASK:
+                if self._hold(segment.vni, number, frame, policy.hold_ms):
+                    return False
+                verdict = ASKED
+            else:
+                verdict = self._check_rate(policy, number, kind, frame, verdict)
         if verdict != DELIVERED:
             count(&self.tally, verdict, 1)
         return verdict == DELIVERED
+
+    cdef bint _hold(self, uint32_t vni, uint32_t number, const Frame *frame,
+                    uint32_t hold_ms) noexcept nogil:
+        """Whether a frame waits until it is known where its address is: there is time for that, and room."""
+        cdef Held *held = store_put(&self.store, frame) if hold_ms and not self.rehearses else NULL
+        if held == NULL:
+            return False
+        held.vni, held.segment, held.mac = vni, number, vx_load48(frame.data)
+        held.until_ns = self.now_ns + NS_PER_MS * hold_ms
+        return True
+
+    cdef void _release(self) noexcept nogil:
+        """Send what waits for addresses that are known now, and drop what has waited long enough."""
+        cdef uint8_t gone[N_HELD]
+        cdef uint32_t i, n_gone = 0
+        self.superframes = self._take_superframes()
+        for i in range(self.store.n):
+            gone[i] = self._release_one(&self.store.held[i])
+            n_gone += gone[i]
+        if n_gone:
+            self._flush()
+            store_remove(&self.store, gone)
+
+    cdef bint _release_one(self, Held *held) noexcept nogil:
+        """Whether it waits no longer."""
+        cdef int32_t number = vx_find_segment(self.seat, held.vni), remote = NONE
+        cdef const Segment *segment
+        cdef Flow flow
+        if number == <int32_t>held.segment:
+            segment = vx_segment_at(self.seat, number)
+            remote = vx_fdb_find(self.seat, segment, held.mac, self.now_s)
+            if remote == NONE and self.now_ns < held.until_ns:
+                return False
+        if remote == NONE:  # or its segment is gone
+            count(&self.tally, ASKED, 1)
+            return True
+        dissect(held.frame.data, held.frame.length, &flow, False)
+        self._send_frame(&held.frame, &flow, segment, number, remote)
+        return True
 
     cdef Verdict _check_rate(self, const vx_policy *policy, uint32_t number, int kind, const Frame *frame,
                              Verdict verdict) noexcept nogil:
@@ -845,6 +918,7 @@ cdef class Lane:
 
     cdef void _forward_watched(self, Frame *frame, uint32_t number) noexcept nogil:
         cdef const Segment *segment = vx_segment_at(self.seat, number)
+        cdef uint32_t n_held = self.store.n
         cdef Watched seen
         cdef vx_sight sight
         if not self._begin_watched(&seen, VX_OUT, segment.vni, frame.data, frame.data, frame.length):
@@ -859,6 +933,8 @@ cdef class Lane:
         self._note_counts(&seen)
         self._forward(frame, number)
         self._flush()
+        if self.store.n > n_held:
+            sight.verdict = ASKED  # so far
         self._end_watched(&seen, VX_OUT, segment.vni, &sight)
 
     cdef void _deliver_watched(self, const Datagram *d) noexcept nogil:

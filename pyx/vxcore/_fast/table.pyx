@@ -738,11 +738,13 @@ cdef class Tables:
             s.flags = with_flag(s.flags, VX_SEGMENT_LEARNS, learning)
             s.flags = with_flag(s.flags, VX_SEGMENT_ANY_SOURCE, any_source)
 
-    def set_policy(self, segment: int, *, rates=(None, None, None), bursts=(1, 1, 1), prefixes=()) -> None:
+    def set_policy(self, segment: int, *, rates=(None, None, None), bursts=(1, 1, 1), prefixes=(),
+                   hold_ms=None) -> None:
         """What a segment floods, and whom it takes packets from beside its peers.
 
         `rates` are packets a second of broadcast, multicast and unknown unicast frames that hosts send
         into it, of all lanes together; None: any number, 0: none. `bursts` is how many may come at once.
+        `hold_ms` is not None: unknown unicast is not flooded, but waits so long until it is known where to.
         `prefixes` are pairs of a 16-byte address and the number of its bits, of 128, that must agree.
         """
         cdef vx_policy *policy
@@ -754,6 +756,9 @@ cdef class Tables:
             for i in range(<int>VX_N_FLOODED):
                 policy.rate[i] = <uint32_t>VX_UNLIMITED if rates[i] is None else <uint32_t>rates[i]
                 policy.burst[i] = bursts[i]
+            if hold_ms is not None:
+                policy.rate[<int>VX_UNKNOWN_UNICAST] = <uint32_t>VX_ASK
+            policy.hold_ms = hold_ms or 0
             self._set_prefixes(policy, list(prefixes))
 
     cdef int _set_prefixes(self, vx_policy *policy, list prefixes) except -1:
@@ -778,12 +783,14 @@ cdef class Tables:
         with Change(self):
             self._require_segment(segment)
             if not self._segment(segment).flags & VX_SEGMENT_HAS_POLICY:
-                return {"rates": (None,) * 3, "bursts": (1,) * 3, "prefixes": []}
+                return {"rates": (None,) * 3, "bursts": (1,) * 3, "prefixes": [], "hold_ms": None}
             policy = (<const vx_policy *>vx_array_get(&self.t.arrays[VX_POLICIES], segment))[0]
-            rates = [None if rate == <uint32_t>VX_UNLIMITED else rate for rate in policy.rate]
+            asks = policy.rate[<int>VX_UNKNOWN_UNICAST] == <uint32_t>VX_ASK
+            rates = [None if rate >= <uint32_t>VX_ASK else rate for rate in policy.rate]
             prefixes = [(bytes(policy.prefixes[i].address[:ADDRESS_LEN]), policy.prefixes[i].n_bits)
                         for i in range(policy.n_prefixes)]
-            return {"rates": tuple(rates), "bursts": tuple(policy.burst), "prefixes": prefixes}
+            return {"rates": tuple(rates), "bursts": tuple(policy.burst), "prefixes": prefixes,
+                    "hold_ms": policy.hold_ms if asks else None}
 
     def find_segment(self, vni: int) -> int:
         """The number of the segment of a VNI, or -1."""
