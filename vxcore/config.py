@@ -226,6 +226,8 @@ class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     address: Annotated[IPAddress, Meta(description=IP_FORM)]
     vnis: Annotated[tuple[VniRange, ...], _VNIS] | None = None
     """The VNIs that it may speak in; None: all."""
+    spoke: bool = False
+    """What it sends to other spokes goes on to them from here: for VTEPs that do not reach each other."""
 
 
 class Tables(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

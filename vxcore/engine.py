@@ -368,9 +368,9 @@ class Engine:
         for remote in after:
             ranges = None if remote.vnis is None else [each.ends for each in remote.vnis]
             if self.remotes.is_named(remote.address):
-                self.remotes.change(remote.address, vnis=ranges)
+                self.remotes.change(remote.address, vnis=ranges, spoke=remote.spoke)
             else:
-                self.remotes.add(remote.address, vnis=ranges)
+                self.remotes.add(remote.address, vnis=ranges, spoke=remote.spoke)
         gone = {remote.address for remote in before} - {remote.address for remote in after}
         self.remotes.release(address for address in gone if self.remotes.is_named(address))
 

@@ -44,11 +44,11 @@ _PENDING_LEN = 4096
 class Event(NamedTuple):
     """Something that happened. What a kind does not have is None.
 
-    learned: `mac` in `vni` is at `remote`. moved, frozen: and it `was` at another; frozen: it moved too
-    often and stays at `remote` (RFC 7432 section 15.1). aged: not heard from, and forgotten. limit: could
-    not be learned, for there are too many addresses, or too many remotes; told once a second. miss: a frame
-    is for `mac`, which is not known; told once a second for each. remote_added, remote_removed: `remote`
-    alone.
+    learned: `mac` in `vni` is at `remote` (None: behind our own port, as a hub learns). moved, frozen: and it
+    `was` at another; frozen: it moved too often and stays at `remote` (RFC 7432 section 15.1). aged: not
+    heard from, and forgotten. limit: could not be learned, for there are too many addresses, or too
+    many remotes; told once a second. miss: a frame is for `mac`, which is not known; told once a
+    second for each. remote_added, remote_removed: `remote` alone.
     """
 
     kind: str

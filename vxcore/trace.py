@@ -101,7 +101,7 @@ def _in(sight: Sight) -> Iterator[str]:
     if sight.verdict != Verdict.DELIVERED:
         yield _dropped(sight)
         return
-    yield f"decapsulated, and given to {sight.device or 'an overlay port that is gone'}"
+    yield f"decapsulated, and given to {sight.device or 'another spoke, or an overlay port that is gone'}"
 
 
 def _dropped(sight: Sight) -> str:

@@ -143,18 +143,28 @@ class Vtep(Engine):
 
     # Remotes
 
-    def add_remote(self, address: AnyAddress, vnis: Iterable[int | str] | None = None) -> int:
+    def add_remote(
+        self, address: AnyAddress, vnis: Iterable[int | str] | None = None, *, spoke: bool = False
+    ) -> int:
         """Add a remote, and return its number, as the FDB has it.
 
         One that segments or FDB entries name is there without this; one that is added stays without them.
 
-        `vnis`, numbers and ranges such as ``"100-199"``, are those that it may speak in; None: all.
+        `vnis`, numbers and ranges such as ``"100-199"``, are those that it may speak in; None: all. What a
+        `spoke` sends to other spokes goes on to them from here.
         """
-        return self.remotes.add(_address(address), vnis=_ranges(vnis))
+        return self.remotes.add(_address(address), vnis=_ranges(vnis), spoke=spoke)
 
-    def change_remote(self, address: AnyAddress, vnis: Iterable[int | str] | None) -> None:
-        """Let a remote speak in other VNIs."""
-        self.remotes.change(_address(address), vnis=_ranges(vnis))
+    def change_remote(
+        self,
+        address: AnyAddress,
+        vnis: Iterable[int | str] | msgspec.UnsetType | None = msgspec.UNSET,
+        *,
+        spoke: bool | None = None,
+    ) -> None:
+        """Let a remote speak in other VNIs, be a spoke or none; what is not given stays."""
+        ranges = vnis if isinstance(vnis, msgspec.UnsetType) else _ranges(vnis)
+        self.remotes.change(_address(address), vnis=ranges, spoke=spoke)
 
     def remove_remotes(self, addresses: Iterable[AnyAddress]) -> None:
         """Remove remotes and what was learned from them; none may be in a flood set or a set FDB entry."""
@@ -265,8 +275,8 @@ class Vtep(Engine):
         """A table as it is now, as a structured array: "segments", "remotes", "fdb", "neighbours".
 
         segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source,
-        dstport. remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned. fdb: vni, kind
-        (numbers as in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
+        dstport. remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned, spoke. fdb: vni,
+        kind (numbers as in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
         neighbours: vni, address (uint8 (16,)), mac, router.
         """
         tables = {

@@ -36,7 +36,9 @@ enum {
     VX_SEGMENT_ANSWERS = 16,   /* requests for the link addresses of neighbours that are known */
     VX_SEGMENT_HAS_POLICY = 8, /* its policy says what it floods, and whom else it takes packets from */
     VX_SEGMENT_COLLECTS = 32,  /* takes from the underlay what comes, and sends nothing */
+    VX_SEGMENT_RELAYS = 64,    /* some of its flood set are spokes */
     VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
+    VX_REMOTE_SPOKE = 2,       /* what it sends to other spokes goes on to them from here */
     VX_LISTED = 1 << 30,
     VX_UNLIMITED = -1,
     VX_ASK = -2,

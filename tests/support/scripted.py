@@ -49,6 +49,10 @@ def tables(request: dict[str, Any]) -> Tables:
         prefixes = [(bytes.fromhex(address), n_bits) for address, n_bits in policy.pop("prefixes", ())]
         made.change_segment(0, any_source=policy.pop("any_source", False))
         made.set_policy(0, prefixes=prefixes, **policy)
+    for remote in request.get("spokes", ()):
+        made.mark_spoke(remote, True)
+    for mac, remote in request.get("fdb", ()):
+        made.add_static(VNI, mac, remote)
     if "listed" in request:
         made.list_remote(1, request["listed"])
     return made

@@ -23,7 +23,9 @@ cdef extern from "vx_fdb.h" nogil:
         VX_SEGMENT_ANSWERS
         VX_SEGMENT_HAS_POLICY
         VX_SEGMENT_COLLECTS
+        VX_SEGMENT_RELAYS
         VX_REMOTE_LISTED
+        VX_REMOTE_SPOKE
         VX_LISTED
         VX_UNLIMITED
         VX_ASK

@@ -25,7 +25,9 @@ from vxcore._fast.c_wire cimport *
 from vxcore._fast.events cimport Ring
 from vxcore._fast.flow cimport *
 from vxcore._fast.gro cimport Joins, describe_undone, gro_add, gro_flush
-from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
+from vxcore._fast.gso cimport (
+    HEADS_LEN, MAX_PIECES, PIECE_ROOM, Cuts, Whole, finish_partial, gso_begin, gso_cut,
+)
 from vxcore._fast.hold cimport (
     N_HELD, Held, Store, store_close, store_has, store_open, store_put, store_remove,
 )
@@ -42,8 +44,10 @@ cdef uint64_t NS_PER_S = 1000000000
 cdef uint64_t NS_PER_MS = 1000000
 
 cdef enum:
+    STAYS = -2               # the target of what a spoke sends to nobody but hosts here
     N_ROUNDS = 4             # bursts from one port before the others have their turn
     N_EVENTS = 64
+    SHORT_HEAD = 32          # room for a VXLAN and an Ethernet header
     BURST_BYTES = 1 << 18    # read from an overlay port before it is sent on: what stays in a usual L2 cache
     SWEEP_BUSY = 256         # buckets of the FDB looked over in a second with traffic
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
@@ -65,6 +69,7 @@ cdef struct Recent:
     uint16_t dstport_be
     int32_t segment          # of `vni` and the UDP port; NONE: nothing is known yet
     int32_t peer             # a remote that `segment` admits
+    uint8_t spoke            # whether it is one
     uint64_t mac             # the last source learned, from `peer` in `segment`
 
 
@@ -121,6 +126,8 @@ cdef class Lane:
     cdef int epoll_fd, stop_fd, lost_fd, failed_fd
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes, rehearses
+    cdef bint relaying       # some of what came from the underlay waits in it again
+    cdef int32_t relayed_from  # the spoke whose frame is sent on; NONE: a host's here is sent
     cdef uint32_t now_s, answers_left
     cdef uint64_t busy_poll_ns, swept_s, now_ns
     cdef uint64_t wakeups, bursts
@@ -146,6 +153,7 @@ cdef class Lane:
         self.seat = self.reader.seat
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
         self.joins.tcp, self.joins.udp = join_tcp, join_udp
+        self.relayed_from = NONE
         self.busy_poll_ns = 1000 * <uint64_t>busy_poll_us
         self.tally.segments = <SegmentCounters *>calloc(tables.max_segments + 1, sizeof(SegmentCounters))
         self.due_len = (tables.max_segments + 1) * sizeof(Due)
@@ -350,6 +358,7 @@ cdef class Lane:
         if not self.rehearses or len(packet) > SLOT_LEN:
             raise ValueError(f"{len(packet)} bytes, or a lane that does not rehearse")
         memcpy(self.slots + SLOT_ROOM, data, len(packet))
+        self.relaying = False
         vx_enter(self.seat)
         self._tick(0, 0)
 
@@ -467,17 +476,34 @@ cdef class Lane:
                     self._deliver_watched(&self.datagrams[i])
             gro_flush(self.joins)
             self._flush_overlays()
+            self.relaying = False
             if n < MAX_BURST:
                 return 0
         return 0
 
     cdef void _flush_overlays(self) noexcept nogil:
+        self._push_overlays()
+        if self.relaying:
+            self._push_underlays()
+        self._clear_cuts()
+
+    cdef void _push_overlays(self) noexcept nogil:
         cdef Overlay *port
         cdef uint32_t i
         for i in range(vx_load_acquire(&self.n_overlays)):
             port = self._overlay_at(i)
             port.flush(port.state)
+
+    cdef void _push_underlays(self) noexcept nogil:
+        cdef uint32_t i
+        for i in range(self.n_underlays):
+            self.underlays[i].flush(self.underlays[i].state)
+
+    cdef inline void _clear_cuts(self) noexcept nogil:
+        """The memory of pieces is free again: nothing waits anywhere."""
         self.cuts.n = self.cuts.used = 0
+        if self.tally.n_oversize:
+            self._answer_oversize()
 
     cdef void _deliver(self, const Datagram *d) noexcept nogil:
         """Each of the packets that came joined in one datagram, to its overlay port or a drop counter."""
@@ -513,10 +539,28 @@ cdef class Lane:
             self._learn(segment, vx_load48(frame + 6), remote, d.source)
         self.tally.segments[self.recent.segment].rx_packets += 1
         self.tally.segments[self.recent.segment].rx_bytes += length
-        if d.vnet.gso_type:
-            return self._deliver_superframe(self._overlay_at(segment.port), frame, length, &flow, &d.vnet)
+        if d.vnet.gso_type | self.recent.spoke:
+            return self._deliver_rare(d, segment, frame, length, &flow)
         gro_add(self.joins, self._overlay_at(segment.port), frame, length, &flow)
         return DELIVERED
+
+    cdef Verdict _deliver_rare(self, const Datagram *d, const Segment *segment, uint8_t *frame,
+                               uint32_t length, const Flow *flow) noexcept nogil:
+        """One that came whole, or from a spoke: that may be for other spokes, too, or for one alone."""
+        cdef Overlay *port = self._overlay_at(segment.port)
+        cdef int32_t target = self._target(segment, frame) if self.recent.spoke else <int32_t>STAYS
+        cdef Verdict verdict = DELIVERED
+        if target < 0:
+            if d.vnet.gso_type:
+                verdict = self._deliver_superframe(port, frame, length, flow, &d.vnet)
+            else:
+                gro_add(self.joins, port, frame, length, flow)
+        if target == NONE:  # whoever is here is done with the frame before it is changed
+            gro_flush(self.joins)
+            port.flush(port.state)
+        if target != STAYS:
+            self._relay(d, segment, frame, length, target)
+        return verdict
 
     cdef Verdict _collect(self, const Datagram *d, const Segment *segment, uint8_t *frame,
                           uint32_t length) noexcept nogil:
@@ -599,6 +643,7 @@ cdef class Lane:
             return True
         verdict[0] = self._check_source(remote, d.source)
         self.recent.peer, self.recent.mac = remote if verdict[0] == DELIVERED else NONE, 0
+        self.recent.spoke = self.recent.peer != NONE and self._is_spoke(remote)
         return verdict[0] == DELIVERED
 
     cdef Verdict _find_segment(self, uint32_t vni, uint16_t dstport_be) noexcept nogil:
@@ -640,6 +685,61 @@ cdef class Lane:
         if vx_is_wanted(self.seat.ring, kind) and self.told[key >> 58] != key:
             self.told[key >> 58] = key
             vx_tell(self.seat.ring, kind, vni, mac, NOWHERE, NOWHERE, source)
+
+    # -- from spoke to spoke -------------------------------------------------------------------
+
+    cdef inline bint _is_spoke(self, uint32_t remote) noexcept nogil:
+        return vx_remote_at(self.seat, remote).flags & VX_REMOTE_SPOKE != 0
+
+    cdef int32_t _target(self, const Segment *segment, const uint8_t *frame) noexcept nogil:
+        """The spoke that a frame from the recent one is for, NONE: all others, and who is here; or STAYS."""
+        cdef int32_t target = NONE
+        if not frame[0] & 1:
+            target = vx_fdb_find(self.seat, segment, vx_load48(frame), self.now_s)
+        if target == NONE:
+            return NONE if segment.flags & VX_SEGMENT_RELAYS else <int32_t>STAYS
+        if target & VX_TARGET_PORT or target == self.recent.peer or not self._is_spoke(target):
+            return STAYS
+        return target
+
+    cdef void _relay(self, const Datagram *d, const Segment *segment, uint8_t *data, uint32_t length,
+                     int32_t target) noexcept nogil:
+        """Send the recent spoke's frame on, to one other, or (NONE) to all others of the flood set."""
+        cdef uint32_t number = self.recent.segment
+        cdef Frame frame
+        cdef Flow flow
+        dissect(data, length, &flow, False)  # anew: a mark may have been carried into it
+        frame.data, frame.length, frame.vnet = data, length, d.vnet
+        if not frame.vnet.gso_type:
+            describe_undone(data, length, &flow, self._overlay_at(segment.port).mtu, &frame.vnet)
+        if frame.vnet.flags and not frame.vnet.gso_type:
+            finish_partial(data, length, &frame.vnet)
+            memset(&frame.vnet, 0, sizeof(vx_vnet))
+        if self.cuts.used + PIECE_ROOM + SHORT_HEAD > HEADS_LEN:
+            self._flush()
+        self.relayed_from, self.relaying = self.recent.peer, True
+        self.superframes = self._take_superframes()
+        if target != NONE or self._may_flood(segment, number, &frame):
+            self._send_frame(&frame, &flow, segment, number, target)
+        self.relayed_from = NONE
+
+    cdef void _answer_spoke(self, const Segment *segment, uint32_t number, const uint8_t *answer,
+                            uint32_t length) noexcept nogil:
+        """Send a frame of our own to a host behind a spoke."""
+        cdef int32_t remote = vx_fdb_find(self.seat, segment, vx_load48(answer), self.now_s)
+        cdef int32_t relayed_from = self.relayed_from
+        cdef Frame frame
+        cdef Flow flow
+        if <uint32_t>remote >= VX_TARGET_PORT or not self._is_spoke(remote):
+            return
+        self.relayed_from = NONE
+        frame.data, frame.length = self.cuts.heads + PIECE_ROOM + VX_VXLAN_LEN, length
+        memcpy(frame.data, answer, length)
+        memset(&frame.vnet, 0, sizeof(vx_vnet))
+        dissect(frame.data, length, &flow, False)
+        self._send_frame(&frame, &flow, segment, number, remote)
+        self._push_underlays()
+        self.cuts.n, self.relayed_from = 0, relayed_from
 
     # -- overlay to underlay -------------------------------------------------------------------
 
@@ -687,12 +787,10 @@ cdef class Lane:
         return True
 
     cdef void _flush(self) noexcept nogil:
-        cdef uint32_t i
-        for i in range(self.n_underlays):
-            self.underlays[i].flush(self.underlays[i].state)
-        self.cuts.n = self.cuts.used = 0
-        if self.tally.n_oversize:
-            self._answer_oversize()
+        self._push_underlays()
+        if self.relaying:
+            self._push_overlays()
+        self._clear_cuts()
 
     cdef void _answer_oversize(self) noexcept nogil:
         """Tell senders of what fits, so many of them in a second."""
@@ -704,7 +802,10 @@ cdef class Lane:
             length = too_big_answer(answer, o)
             if length and self.answers_left:
                 self.answers_left -= 1
-                self._reply(vx_segment_at(self.seat, o.segment), answer, length)
+                if self.relaying:
+                    self._answer_spoke(vx_segment_at(self.seat, o.segment), o.segment, answer, length)
+                else:
+                    self._reply(vx_segment_at(self.seat, o.segment), answer, length)
         self.tally.n_oversize = 0
 
     cdef void _reply(self, const Segment *segment, uint8_t *frame, uint32_t length) noexcept nogil:
@@ -729,9 +830,17 @@ cdef class Lane:
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        if (remote == NONE or self.store.n) and not self._may_go(segment, number, frame, remote):
+        if segment.flags & VX_SEGMENT_RELAYS:
+            self._note_host(segment, vx_load48(frame.data + 6))
+        if (<uint32_t>remote >= VX_TARGET_PORT or self.store.n) and not self._may_go(
+                segment, number, frame, &remote):
             return
         self._send_frame(frame, &flow, segment, number, remote)
+
+    cdef void _note_host(self, const Segment *segment, uint64_t mac) noexcept nogil:
+        """Learn who is here, so that what a spoke sends to them does not go to all other spokes, too."""
+        if segment.flags & VX_SEGMENT_LEARNS and not self.rehearses:
+            vx_fdb_learn(self.seat, segment, mac, VX_TARGET_PORT | segment.port, self.now_s)
 
     cdef void _send_frame(self, Frame *frame, const Flow *flow, const Segment *segment, uint32_t number,
                           int32_t remote) noexcept nogil:
@@ -748,12 +857,13 @@ cdef class Lane:
             self._send_whole(frame, segment, remote, &heading)
 
     cdef bint _may_go(self, const Segment *segment, uint32_t number, const Frame *frame,
-                      int32_t remote) noexcept nogil:
+                      int32_t *remote) noexcept nogil:
         """Of a frame for nobody known, or while others wait: those for the same address go first."""
-        if remote != NONE:
+        if <uint32_t>remote[0] < VX_TARGET_PORT:
             if store_has(&self.store, segment.vni, vx_load48(frame.data)):
                 self._release()
             return True
+        remote[0] = NONE  # a host behind our own port: whoever sent it there will know
         if segment.flags & VX_SEGMENT_ANSWERS and self._answer(segment, number, frame):
             return False
         return self._may_flood(segment, number, frame)
@@ -788,7 +898,7 @@ cdef class Lane:
         if segment.flags & VX_SEGMENT_HAS_POLICY:
             policy = vx_policy_of(self.seat, number)
             if policy.rate[kind] == <uint32_t>VX_ASK:
-                if self._hold(segment.vni, number, frame, policy.hold_ms):
+                if self.relayed_from == NONE and self._hold(segment.vni, number, frame, policy.hold_ms):
                     return False
                 verdict = ASKED
             else:
@@ -827,9 +937,9 @@ cdef class Lane:
         if number == <int32_t>held.segment:
             segment = vx_segment_at(self.seat, number)
             remote = vx_fdb_find(self.seat, segment, held.mac, self.now_s)
-            if remote == NONE and self.now_ns < held.until_ns:
+            if <uint32_t>remote >= VX_TARGET_PORT and self.now_ns < held.until_ns:
                 return False
-        if remote == NONE:  # or its segment is gone
+        if <uint32_t>remote >= VX_TARGET_PORT:  # or its segment is gone
             count(&self.tally, ASKED, 1)
             return True
         dissect(held.frame.data, held.frame.length, &flow, False)
@@ -877,8 +987,20 @@ cdef class Lane:
         self.cuts.n += 1
         piece.head, piece.head_len = frame.data - VX_VXLAN_LEN, VX_VXLAN_LEN + frame.length
         piece.body, piece.body_len = NULL, 0
+        if self.relayed_from != NONE and not frame.vnet.gso_type:
+            self._spare_what_is_in_front(piece)
         vx_store64_raw(piece.head, self._vxlan(segment))
         self._send(piece, 1, segment, remote, heading)
+
+    cdef void _spare_what_is_in_front(self, Piece *piece) noexcept nogil:
+        """Of packets that came joined, the one before, which may still wait: let an underlay that writes
+        outer headers in front of a piece do so in other memory.
+        """
+        cdef uint32_t head_len = VX_VXLAN_LEN + VX_ETH_LEN
+        piece.body, piece.body_len = piece.head + head_len, piece.head_len - head_len
+        piece.head, piece.head_len = self.cuts.heads + self.cuts.used + PIECE_ROOM, head_len
+        memcpy(piece.head, piece.body - head_len, head_len)
+        self.cuts.used += PIECE_ROOM + SHORT_HEAD
 
     cdef void _send_cut(self, Frame *frame, const Flow *flow, const Segment *segment, int32_t remote,
                         Heading *heading) noexcept nogil:
@@ -902,7 +1024,11 @@ cdef class Lane:
             self._send_to(pieces, n, remote, heading)
             return
         for k in range(segment.n_flood):
-            self._send_to(pieces, n, vx_flood(segment)[k], heading)
+            if self.relayed_from == NONE or self._relays_to(vx_flood(segment)[k]):
+                self._send_to(pieces, n, vx_flood(segment)[k], heading)
+
+    cdef inline bint _relays_to(self, uint32_t remote) noexcept nogil:
+        return <int32_t>remote != self.relayed_from and self._is_spoke(remote)
 
     cdef inline void _send_to(self, const Piece *pieces, uint32_t n, uint32_t remote,
                               Heading *heading) noexcept nogil:
@@ -973,6 +1099,8 @@ cdef class Lane:
         sight.learned = self._learned_since(&seen)
         if self.recent.segment != NONE and self.recent.vni == vni:
             sight.port = vx_segment_at(self.seat, self.recent.segment).port
+            if self.recent.spoke and self._target(vx_segment_at(self.seat, self.recent.segment), frame) >= 0:
+                sight.port = NOWHERE  # it was sent on, to another spoke
         self._end_watched(&seen, VX_IN, vni, &sight)
 
     cdef bint _begin_watched(self, Watched *seen, vx_way way, uint32_t vni, const uint8_t *frame,

@@ -49,7 +49,7 @@ SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_fl
                         ("ageing_s", "u4"), ("max_learned", "u4"), ("n_learned", "u4"), ("learning", "?"),
                         ("any_source", "?"), ("dstport", "u2")])
 REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28),
-                       ("listed", "?")])
+                       ("listed", "?"), ("spoke", "?")])
 NEIGHBOUR_ROW = np.dtype([("vni", "u4"), ("address", "u1", 16), ("mac", "u8"), ("router", "?")])
 FLOODED = ("broadcast", "multicast", "unknown_unicast")
 
@@ -603,6 +603,30 @@ cdef class Tables:
             self._require_segment(segment)
             self._add_peer(vx_peer_key(segment, remote | VX_LISTED))
 
+    def mark_spoke(self, remote: int, spoke: bool) -> None:
+        """Let what a remote sends to others that are marked go on to them, or no longer."""
+        cdef uint32_t segment
+        cdef Remote *edited
+        with Change(self):
+            self._require_remote(remote)
+            edited = self._edit_remote(remote)
+            edited.flags = edited.flags & ~<uint32_t>VX_REMOTE_SPOKE | (VX_REMOTE_SPOKE if spoke else 0)
+            for segment in range(self.n_segments):
+                self._mark_relaying(segment)
+
+    cdef int _mark_relaying(self, uint32_t segment) except -1:
+        """Note whether some of a segment's flood set are spokes."""
+        cdef const Segment *s = self._segment(segment)
+        cdef uint16_t flags = s.flags & ~<uint16_t>VX_SEGMENT_RELAYS
+        cdef uint32_t k
+        for k in range(s.n_flood):
+            if self._remote(vx_flood(s)[k]).flags & VX_REMOTE_SPOKE:
+                flags |= VX_SEGMENT_RELAYS
+                break
+        if flags != s.flags:
+            self._edit_segment(segment).flags = flags
+        return 0
+
     def _check_remote(self, address: bytes, name: bytes) -> None:
         cdef const uint8_t *raw = address
         if len(address) != ADDRESS_LEN or len(name) not in (16, VX_NAME_LEN):
@@ -927,6 +951,7 @@ cdef class Tables:
             s.flushed = self._flush_vnis(np.array([model.vni], np.uint32))
         if not vx_set_flood(self.t, s, members, n):
             raise MemoryError("no memory for the changed tables; nothing was applied")
+        self._mark_relaying(number)
         return self._set_word(VX_VNIS, model.vni, number + 1)
 
     def _change_flood(self, segment: int, flood) -> None:
@@ -939,6 +964,7 @@ cdef class Tables:
         self.n_flood += n - <int64_t>s.n_flood
         if not vx_set_flood(self.t, s, &members[0, 0] if n else NULL, n):
             raise MemoryError("no memory for the changed tables; nothing was applied")
+        self._mark_relaying(segment)
 
     # -- known peers ---------------------------------------------------------------------------
 
@@ -1341,7 +1367,8 @@ cdef class Tables:
             for i in range(self.n_remotes):
                 remote = self._remote(i)
                 rows[i] = (i, remote.family, list(remote.address[:ADDRESS_LEN]),
-                           list(remote.name[:VX_NAME_LEN]), remote.flags & VX_REMOTE_LISTED)
+                           list(remote.name[:VX_NAME_LEN]), remote.flags & VX_REMOTE_LISTED,
+                           remote.flags & VX_REMOTE_SPOKE)
             return np.delete(rows, self._unused(self.n_remotes, True))
 
     def fdb(self, now_s: int = 0):
