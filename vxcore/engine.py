@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -34,6 +34,7 @@ from vxcore.events import Events
 from vxcore.fdb import Fdb
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.journal import Journal
+from vxcore.loops import Routes, refuse_loops
 from vxcore.mender import Mender
 from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
@@ -118,6 +119,7 @@ class Engine:
         self._places: dict[int, int] = {}  # the number of each VNI's overlay port
         self._overlays: dict[int, OverlayDevice] = {}  # by that number
         self._before: dict[int, Counter[str]] = {}  # what its number had counted before it was the VNI's
+        self._coming: Sequence[Segment] = ()  # of those, what is about to be added
         self._lanes: list[Lane] = []
         self._parted: list[OverlayPort] = []  # what lanes may still use for a moment
 
@@ -141,6 +143,7 @@ class Engine:
         for vni in [*self._segments, *self._collects]:
             self._forget(vni)
         self.locals = underlay.local or self._locals_by_route()
+        self._routes = undo.enter_context(Routes())
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
         self._endpoints = Endpoints(underlay, self._udps, n_lanes)
@@ -151,10 +154,11 @@ class Engine:
         undo.callback(self._mender.close)
         undo.callback(self._close_overlays)
         self._open_segments()
-        known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
+        known = self._known_remotes()
         self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
         self._endpoints.serve(self._lanes, self.tables.wait_for_lanes)
+        self._tell_lanes_what_is_ours()
         self._started = True
         self._start_threads(undo)
 
@@ -164,7 +168,7 @@ class Engine:
             self._overlays[place] = self._open_overlay(segment)
         for place, collect in enumerate(self.settings.collects, len(self.settings.segments)):
             self._overlays[place] = self._open_collector(collect)
-        with self.journal.change():
+        with self.journal.change(), self._expecting(self.settings.segments):
             self._set_remotes((), self.settings.remotes)
             for place, segment in enumerate(self.settings.segments):
                 self._fill(segment, place)
@@ -226,8 +230,19 @@ class Engine:
             raise ConfigError(f"remote {address}: no local address is IPv{address.version}; add one")
         if address.version == 6 and address.is_link_local and self.settings.underlay.dev is None:
             raise ConfigError(f"remote {address}: link-local and no device is named; set dev")
+        self._refuse_loops([address], [*self._segments.values(), *self._coming])
         if self._started and self._tap is not None:
             raise UnsupportedError(f'remote {address}: an underlay of kind "tap" takes no new remotes')
+
+    def _refuse_loops(self, remotes: Iterable[IPAddress], segments: Iterable[Segment]) -> None:
+        """Raise for a remote that is reached through the port of one of these segments."""
+        if self.settings.underlay.dev is not None:  # which all packets leave by
+            return
+        devices = {segment.overlay.dev: segment.vni for segment in segments}
+        sources: dict[int, IPAddress] = {}
+        if self._tap is None:  # behind the TAP is another host, whose packets are forwarded
+            sources = {local.version: local for local in self.locals}
+        refuse_loops(self._routes, remotes, sources, devices)
 
     def _remote_changed(self, what: str, number: int, address: IPAddress) -> None:
         if self._started and self._next_hops is not None:
@@ -266,6 +281,15 @@ class Engine:
         ports.update(*(self.settings.dstports_of(each) for each in self.settings.collects))
         groups = {Endpoint(self.settings.dstport_of(s), s.group) for s in segments if s.group is not None}
         return {Endpoint(port) for port in ports - self._own_ports} | groups
+
+    def _tell_lanes_what_is_ours(self) -> None:
+        for lane in self._lanes:
+            lane.know(*self._ours())
+
+    def _ours(self) -> tuple[list[bytes], set[int]]:
+        """Our addresses and UDP ports, as a lane wants to know them."""
+        endpoints = self._endpoints_of(self._segments.values())
+        return [local.packed for local in self.locals], self._own_ports | {each.port for each in endpoints}
 
     def _locals_by_route(self) -> tuple[IPAddress, ...]:
         """For each family among the peers, the source address that the first of it would see."""
@@ -519,7 +543,8 @@ class Engine:
             self._endpoints.open(self._endpoints_of([*changed, *added]))
             overlays = self._overlays_of(added, removed, undo)
             places = self._free_places(len(added))
-            with self.journal.change():
+            with self.journal.change(), self._expecting(added):
+                self._refuse_loops(self._known_remotes(), added)
                 if remotes is not None:
                     self._set_remotes(self.settings.remotes, remotes)
                 gone = self._take_out(removed)
@@ -531,9 +556,23 @@ class Engine:
             undo.pop_all()
             self._watch(places)
             self._endpoints.keep(self._endpoints_of(self._segments.values()))
+            self._tell_lanes_what_is_ours()
             for overlay in gone:
                 if overlay not in overlays:
                     overlay.close()
+
+    @contextmanager
+    def _expecting(self, segments: Sequence[Segment]) -> Iterator[None]:
+        """While segments are added, their ports are there already."""
+        self._coming = segments
+        try:
+            yield
+        finally:
+            self._coming = ()
+
+    def _known_remotes(self) -> list[IPAddress]:
+        """In the order of their numbers."""
+        return [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
 
     def _watch(self, places: list[int]) -> None:
         """Begin to read from ports whose segments lanes can see."""
@@ -647,7 +686,8 @@ class Engine:
         self._require_running()
         families = tuple(local.version for local in self.locals)
         n_places = max(self._overlays, default=0) + 1
-        return Rehearsal(self.tables, self.remotes, self.settings.underlay, families, n_places, self._device)
+        underlay, ours = self.settings.underlay, self._ours()
+        return Rehearsal(self.tables, self.remotes, underlay, families, n_places, self._device, ours)
 
     def _fits(self, sight: Sight) -> Sight:
         """What the narrowest way says to a frame that is to be sent."""

@@ -24,7 +24,7 @@ class Rehearsal:
     """A lane for packets that are never sent, from one thread at a time.
 
     `families` are the IP versions of our addresses, `n_places` how many overlay ports there may be, and
-    `device` gives their names.
+    `device` gives their names, and `ours` has our addresses, packed, and UDP ports.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Rehearsal:
         families: tuple[int, ...],
         n_places: int,
         device: Callable[[int], str | None],
+        ours: tuple[list[bytes], set[int]],
     ) -> None:
         self._lane = Lane(
             tables,
@@ -44,6 +45,7 @@ class Rehearsal:
             ecn_linux=underlay.ecn == "linux",
             rehearses=True,
         )
+        self._lane.know(*ours)
         self._watch = PacketWatch(
             [self._lane],
             tables,

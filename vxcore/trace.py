@@ -63,7 +63,7 @@ def steps(sight: Sight) -> list[str]:
 def _out(sight: Sight) -> Iterator[str]:
     kind = f"a super-frame in pieces of {sight.gso_size} bytes" if sight.gso_size else "a frame"
     yield f"{kind} of {sight.length} bytes from {sight.device or 'an overlay port that is gone'}"
-    if sight.verdict in (Verdict.INNER_VLAN, Verdict.UNKNOWN_VLAN):
+    if sight.verdict in (Verdict.INNER_VLAN, Verdict.UNKNOWN_VLAN, Verdict.TUNNEL_LOOP):
         yield _dropped(sight)
         return
     group = bool(sight.data[0] & 1) if sight.data else False

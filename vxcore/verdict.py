@@ -276,3 +276,10 @@ class Verdict(IntEnum):
         "nobody said in time where the address is (event `miss`), or too many frames waited for that",
         "set an FDB entry when the event comes; `hold` lets frames wait for it",
     )
+
+    # The tunnel itself
+    TUNNEL_LOOP = (
+        45,
+        "a packet of this VTEP's own came back from an overlay port: its route leads into the tunnel",
+        "route the remotes by a device of the underlay: `ip route get REMOTE`",
+    )

@@ -140,6 +140,7 @@ class Bench:
         self.ring.want(KINDS)
         options = {"n_lanes": request.get("n_lanes", 1), "ring": self.ring, "max_overlays": 2}
         self.lane = Lane(tables(request), [(self.port, (4,))], [overlay], **joins, **options)
+        self.lane.know([bytes.fromhex(each) for each in request.get("locals", ())], request.get("ours", ()))
 
     def play(self, preloaded: Preloaded, request: dict[str, Any]) -> None:
         thread = threading.Thread(target=self.lane.run)

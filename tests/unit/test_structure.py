@@ -31,7 +31,7 @@ FLOORS = [
     "events state mender watches",
     "trace rehearsal",
     "ports capture scapy",
-    "packet nexthops gsotap xdp doctor",
+    "packet nexthops gsotap xdp loops doctor",
     "packet_overlay pcapng_overlay endpoints",
     "xdp_ports",
     "engine",

@@ -7,7 +7,7 @@ holds no lock and never the GIL: Python starts it, reads its counters, and stops
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, write
 
@@ -126,6 +126,8 @@ cdef class Lane:
     cdef int epoll_fd, stop_fd, lost_fd, failed_fd
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes, rehearses
+    cdef uint8_t dstports[8192]  # ours, a bit for each
+    cdef uint8_t locals[2][16]   # our addresses, of IPv4 and of IPv6; zeros: none
     cdef bint relaying       # some of what came from the underlay waits in it again
     cdef int32_t relayed_from  # the spoke whose frame is sent on; NONE: a host's here is sent
     cdef uint32_t now_s, answers_left
@@ -281,6 +283,20 @@ cdef class Lane:
         vx_store_release_p(<void **>&self.overlays[number], &self.closed)
         self._overlay_ports[number] = None
         return port
+
+    def know(self, locals_, dstports) -> None:
+        """What this VTEP's own packets look like, so that none enters it again: from one of these addresses
+        (packed, at most one of each family) to one of these UDP ports. At any time.
+        """
+        cdef const uint8_t *raw
+        bits = bytearray(sizeof(self.dstports))
+        for port in dstports:
+            bits[port >> 3] |= 1 << (port & 7)
+        raw = bits
+        memcpy(self.dstports, raw, sizeof(self.dstports))
+        for local in locals_:
+            raw = local
+            memcpy(self.locals[len(local) == 16], raw, len(local))
 
     def lost(self, number: int) -> int:
         """The errno for which an overlay port is read from no more; 0: it is well, or not there."""
@@ -827,6 +843,9 @@ cdef class Lane:
             count(&self.tally, INNER_VLAN, 1)
             return
         dissect(frame.data, frame.length, &flow, False)
+        if flow.proto == PROTO_UDP and self._is_own(frame, &flow):
+            count(&self.tally, TUNNEL_LOOP, 1)
+            return
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
@@ -836,6 +855,18 @@ cdef class Lane:
                 segment, number, frame, &remote):
             return
         self._send_frame(frame, &flow, segment, number, remote)
+
+    cdef inline bint _is_own(self, const Frame *frame, const Flow *flow) noexcept nogil:
+        """Whether a frame is a packet of our tunnels: a route leads into the overlay."""
+        cdef uint16_t port
+        if flow.l4_off == 0 or flow.l4_off + VX_UDP_LEN > frame.length:
+            return False
+        port = vx_load16(frame.data + flow.l4_off + 2)
+        if not self.dstports[port >> 3] >> (port & 7) & 1:
+            return False
+        if flow.version == 4:
+            return memcmp(frame.data + flow.ip_off + 12, self.locals[0], 4) == 0
+        return memcmp(frame.data + flow.ip_off + 8, self.locals[1], 16) == 0
 
     cdef void _note_host(self, const Segment *segment, uint64_t mac) noexcept nogil:
         """Learn who is here, so that what a spoke sends to them does not go to all other spokes, too."""
