@@ -118,6 +118,10 @@ class Remotes:
         """The VNIs that a remote may speak in; None: all."""
         return self._lists.get(number)
 
+    def is_spoke(self, number: int) -> bool:
+        """Whether what a remote sends to others that are spokes goes on to them."""
+        return number in self._spokes
+
     def snapshot(self) -> NDArray[Any]:
         """The remotes as a structured array of `ROW`, in the order of their numbers.
 
@@ -220,9 +224,9 @@ class Remotes:
                     self._hold_as(number, held & ~Held.LEARNING)
 
     def listed(self) -> list[int]:
-        """The numbers of the remotes that ``add`` has added, or that may speak in some VNIs only."""
+        """The numbers of the remotes that ``add`` has added, or of which there is something to say."""
         named = {number for number, held in self._held.items() if held & Held.USER}
-        return sorted(named | self._lists.keys())
+        return sorted(named | self._lists.keys() | self._spokes)
 
     def has_learned(self) -> bool:
         """Whether ``learn`` has added any that are still there."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, UnsetType, structs
 from numpy.typing import ArrayLike, NDArray
 
 from vxcore import config
@@ -158,12 +158,12 @@ class Vtep(Engine):
     def change_remote(
         self,
         address: AnyAddress,
-        vnis: Iterable[int | str] | msgspec.UnsetType | None = msgspec.UNSET,
+        vnis: Iterable[int | str] | UnsetType | None = UNSET,
         *,
         spoke: bool | None = None,
     ) -> None:
         """Let a remote speak in other VNIs, be a spoke or none; what is not given stays."""
-        ranges = vnis if isinstance(vnis, msgspec.UnsetType) else _ranges(vnis)
+        ranges = vnis if isinstance(vnis, UnsetType) else _ranges(vnis)
         self.remotes.change(_address(address), vnis=ranges, spoke=spoke)
 
     def remove_remotes(self, addresses: Iterable[AnyAddress]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support import hosts
 from support.controlled import Controlled
-from support.hosts import Host, Lan, wait_until
+from support.hosts import Host, Lan, VtepProcess, wait_until
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -76,3 +76,17 @@ def test_what_waits_goes_with_its_segment(lan: Lan) -> None:
     one.overlay("vx42")
     two.ip("neigh", "delete", "10.42.0.1", "dev", "vx42")  # the new device has an address of its own
     one.ping("10.42.0.2")
+
+
+def test_up_asks_and_drops(lan: Lan) -> None:
+    one, two = lan.hosts
+    two.kernel_vxlan([one])
+    mac = two.mac("vx42")
+    options = ("--unknown-unicast", "ask", "--broadcast", "100/200", "--source", "any", "--nolearning")
+    vtep = VtepProcess(
+        one, "up", "--vni", "42", "--local", one.v4, "--remote", two.v4, "--tap", "vx42", *options
+    )
+    one.overlay("vx42")
+    one.ip("neigh", "replace", "10.42.0.2", "lladdr", mac, "dev", "vx42")
+    assert not one.pings("10.42.0.2")
+    assert vtep.drops("asked") >= 1

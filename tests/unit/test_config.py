@@ -431,3 +431,16 @@ def test_asking_that_cannot_be_is_told(options: dict[str, Any], message: str) ->
         config.from_mapping(
             {"underlay": {"local": "192.0.2.1"}, "segment": [{"vni": 1, "tap": "a", **options}]}
         )
+
+
+# Asking, on the command line
+
+
+def test_up_asks_and_holds() -> None:
+    options = {"vni": 42, "tap": "vx42", "remotes": ["192.0.2.2"], "unknown_unicast": "ask"}
+    assert config.from_arguments(options).segments[0].unknown_unicast == "ask"
+    assert config.from_arguments({**options, "hold": 50}).segments[0].hold == 50
+    with pytest.raises(ConfigError, match="--hold 0: an integer from 1 to 10000"):
+        config.from_arguments({**options, "hold": 0})
+    with pytest.raises(ConfigError, match="--broadcast ask: "):
+        config.from_arguments({**options, "broadcast": "ask"})

@@ -59,7 +59,8 @@ SEGMENT = (
     ),
     argument("--broadcast", metavar="HOW", help="flood, drop, or frames a second such as 100 or 100/32"),
     argument("--multicast", metavar="HOW", help="the same of multicast frames"),
-    argument("--unknown-unicast", metavar="HOW", help="and of frames for nobody known"),
+    argument("--unknown-unicast", metavar="HOW", help="and of frames for nobody known; or ask"),
+    argument("--hold", type=number, metavar="MS", help="how long frames wait for what was asked"),
 )
 """The options about a segment: what `up` and `segment add` share."""
 
