@@ -83,9 +83,12 @@ _SOCKET = Meta(
 )
 _GROUP = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a group of users")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
+_ASKED = Meta(description='"flood", "drop", "ask", or a table with the keys rate and burst')
+_DSTPORTS = Meta(min_length=1, max_length=8, description="a list of 1 to 8 ports, each from 1 to 65535")
 _SOURCE_PORTS = 16
 _TABLES = {"segments": "segment", "remotes": "remote", "collects": "collect"}  # as the file has them
 _MAX_PREFIXES = 64  # as in table.pyx
+_MAX_DSTPORTS = 64  # a filter of packet sockets jumps over no more than 255 instructions
 
 
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +147,8 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The flood set: who gets BUM frames."""
     group: Annotated[IPGroup, Meta(description=GROUP_FORM)] | None = None
     """An IP multicast group on the underlay's `dev`: joined, and a member of the flood set."""
+    dstport: Annotated[int, _PORT] | None = None
+    """The UDP port of its packets, of those that we send and those that we take; None: the underlay's."""
     fdb: Annotated[tuple[FdbEntry, ...], Meta(description="a list of { mac, remote } tables")] = ()
     neighbours: Annotated[tuple[Neighbour, ...], Meta(description="a list of { address, mac } tables")] = ()
     learning: bool = True
@@ -157,8 +162,12 @@ class Segment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     broadcast: Annotated[Flooded, _FLOODED] = "flood"
     multicast: Annotated[Flooded, _FLOODED] = "flood"
-    unknown_unicast: Annotated[Flooded, _FLOODED] = "flood"
-    """What becomes of frames from the TAP that are for more than one host, or for nobody known."""
+    unknown_unicast: Annotated[Literal["flood", "drop", "ask"] | Rate, _ASKED] = "flood"
+    """What becomes of frames from the TAP that are for more than one host, or for nobody known; "ask": the
+    event `miss` asks where the address is, and they are dropped unless `hold` is given.
+    """
+    hold: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """Milliseconds that a frame waits for the answer."""
     mtu: Annotated[int, Meta(ge=68, le=65485)] | None = None
     """Of the TAP device, in bytes (65485: what fits an IPv4 packet); None: from the route."""
 
@@ -187,6 +196,8 @@ class Collect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """None of which a segment may have; "all": those that no segment has."""
     source: Annotated[Literal["any"] | tuple[IPNetwork, ...], _SOURCES] = "any"
     """Whose packets are taken."""
+    dstports: Annotated[tuple[Annotated[int, _PORT], ...], _DSTPORTS] | None = None
+    """The UDP ports that they come to; None: the underlay's."""
     write: Annotated[str, _DIRECTORY] | None = None
     """The directory of pcapng files; this, or `tap` or `port`."""
     rotate: Annotated[Size, Meta(description=SIZE_FORM)] | None = None
@@ -224,6 +235,8 @@ class Remote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     address: Annotated[IPAddress, Meta(description=IP_FORM)]
     vnis: Annotated[tuple[VniRange, ...], _VNIS] | None = None
     """The VNIs that it may speak in; None: all."""
+    spoke: bool = False
+    """What it sends to other spokes goes on to them from here: for VTEPs that do not reach each other."""
 
 
 class Tables(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -389,6 +402,20 @@ class Settings(
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
 
+    def dstport_of(self, segment: Segment) -> int:
+        """The UDP port of a segment's packets."""
+        return segment.dstport or self.underlay.dstport
+
+    def dstports_of(self, collect: Collect) -> tuple[int, ...]:
+        """The UDP ports of a collector's packets."""
+        return collect.dstports or (self.underlay.dstport,)
+
+    @property
+    def dstports(self) -> list[int]:
+        """All UDP ports that packets come to, ascending."""
+        own = {self.underlay.dstport, *map(self.dstport_of, self.segments)}
+        return sorted(own.union(*map(self.dstports_of, self.collects)))
+
 
 class Bare(Settings, frozen=True, kw_only=True, rename=_TABLES):
     """Settings of a process that may begin without a segment."""
@@ -490,6 +517,8 @@ def collector_from_arguments(options: Mapping[str, Any]) -> Settings:
     if "port" in given:
         given["port"] = _split_port(given["port"])
     data = _of_process(given) | {"segment": [], "collect": [_settings_of(Collect, given)]}
+    if "dstports" in given:  # and none else is listened to
+        data["underlay"]["dstport"] = given["dstports"][0]
     return _validated(data, lambda problem: _explain_option(problem, data), Bare)
 
 
@@ -613,9 +642,13 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
         yield from _numbered(("segment", index), segment)
         yield from _port_contradictions(("segment", index), segment, settings.underlay)
         yield from _group_contradictions(("segment", index), segment, settings.underlay)
+        if segment.hold is not None and segment.unknown_unicast != "ask":
+            path = ("segment", index, "hold")
+            yield Problem(path, "{} waits for an answer and nobody is asked", 'add unknown_unicast = "ask"')
     for index, collect in enumerate(settings.collects):
         yield from _collector_contradictions(("collect", index), collect, settings)
     yield from _beyond_tables(settings)
+    yield from _too_many_ports(settings)
     yield from _remotes_alike(settings)
     yield from _unreachable_peers(settings)
 
@@ -818,6 +851,22 @@ def _beyond_tables(settings: Settings) -> Iterator[Problem]:
                 yield Problem((table, index, "source"), wrong, f"at most {_MAX_PREFIXES}")
 
 
+def _too_many_ports(settings: Settings) -> Iterator[Problem]:
+    rows: list[tuple[Path, set[int]]] = [(("underlay", "dstport"), {settings.underlay.dstport})]
+    rows += [(("segment", n, "dstport"), {settings.dstport_of(s)}) for n, s in enumerate(settings.segments)]
+    rows += [
+        (("collect", n, "dstports"), {*settings.dstports_of(c)}) for n, c in enumerate(settings.collects)
+    ]
+    known: set[int] = set()
+    for path, ports in rows:
+        known |= ports
+        if len(known) > _MAX_DSTPORTS:
+            yield Problem(
+                path, f"with {{}} there are more than {_MAX_DSTPORTS} UDP ports", "one that others have"
+            )
+            return
+
+
 def _remotes_alike(settings: Settings) -> Iterator[Problem]:
     for index, first in _repeats(remote.address for remote in settings.remotes):
         yield Problem(("remote", index, "address"), f"{{}} is in remote[{first}]", "each remote once")
@@ -938,6 +987,7 @@ _OPTION_NAMES = {
     "socket": "--control",
     "listen": "--metrics",
     "format": "--log-format",
+    "dstports": "--dstport",
 }
 
 

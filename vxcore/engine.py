@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -19,6 +19,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from vxcore import config
 from vxcore._fast.codec import Rules
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore._fast.lane import Lane
@@ -26,13 +27,14 @@ from vxcore._fast.packet import PacketPort
 from vxcore._fast.table import ANY_VNI, Tables
 from vxcore._fast.udp import UdpPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
-from vxcore.config import Collect, FdbEntry, Flooded, Port, Remote, Segment, Settings
+from vxcore.config import Collect, FdbEntry, Port, Remote, Segment, Settings
+from vxcore.endpoints import Endpoint, Endpoints
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Events
 from vxcore.fdb import Fdb
-from vxcore.groups import Groups
 from vxcore.gsotap import UnderlayTap, narrowest_mtu
 from vxcore.journal import Journal
+from vxcore.loops import Routes, refuse_loops
 from vxcore.mender import Mender
 from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
@@ -55,7 +57,7 @@ from vxcore.ports import (
 )
 from vxcore.rehearsal import Rehearsal
 from vxcore.remotes import Remotes
-from vxcore.segments import Policy, Rate, Segments
+from vxcore.segments import Ask, Policy, Rate, Segments
 from vxcore.state import Keeper, Memory
 from vxcore.verdict import Verdict
 from vxcore.watches import PacketWatch, Sight
@@ -72,6 +74,8 @@ _OVERLAYS: dict[str, OpenOverlay] = {"tap": Tap, "packet": PacketOverlay, "xdp":
 _ETHERNET_MTU = 1500
 _OF_UDP = ("udp_gso", "udp_gro")
 _BY_NEXT_HOP = ("packet", "xdp")
+_PORTS_FIXED = ("xdp", "tap")  # underlays that say once which UDP ports they take
+_ALL_PORTS = tuple(range(1, 65536))
 _SEGMENTS = 4096  # unless the settings say otherwise
 _ENTRIES = 65536
 _PLACES = 4  # of overlay ports for each segment there may be: a device and a VLAN of it, and another one
@@ -115,6 +119,7 @@ class Engine:
         self._collects: dict[int, Collect] = {}  # by one of its VNIs
         self._accesses: dict[int, tuple[Access, ...]] = {}  # the overlay ports of each VNI
         self._before: dict[int, Counter[str]] = {}  # what its number had counted before it was the VNI's
+        self._coming: Sequence[Segment] = ()  # of those, what is about to be added
         self._lanes: list[Lane] = []
 
     def __enter__(self) -> Self:
@@ -137,21 +142,23 @@ class Engine:
         for vni in [*self._segments, *self._collects]:
             self._forget(vni)
         self.locals = underlay.local or self._locals_by_route()
+        self._routes = undo.enter_context(Routes())
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
-        self._groups = Groups(underlay, self._udps, n_lanes)
-        undo.callback(self._groups.close)
-        self._groups.join(_groups(self.settings.segments))
+        self._endpoints = Endpoints(underlay, self._udps, n_lanes)
+        undo.callback(self._endpoints.close)
+        self._endpoints.open(self._endpoints_of(self.settings.segments))
         self._make_tables(n_lanes, undo)
         self._mender = Mender(self._mend)
         undo.callback(self._mender.close)
         self._overlays = Overlays(n_lanes, _PLACES * self._max_segments, self.tables.wait_for_lanes)
         undo.callback(self._overlays.close)
         self._fill_tables()
-        known = [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
+        known = self._known_remotes()
         self._next_hops = self._start_next_hops(known, undo) if underlay.kind in _BY_NEXT_HOP else None
         self._lanes = [self._make_lane(n, known) for n in range(n_lanes)]
-        self._groups.serve(self._lanes, self.tables.wait_for_lanes)
+        self._endpoints.serve(self._lanes, self.tables.wait_for_lanes)
+        self._tell_lanes_what_is_ours()
         self._begin_overlays()
         self._started = True
         self._start_threads(undo)
@@ -178,7 +185,7 @@ class Engine:
         segments, collects = self.settings.segments, self.settings.collects
         accesses = self._reserve(segments, segments)
         collectors = [self._reserve_collector(collect) for collect in collects]
-        with self.journal.change():
+        with self.journal.change(), self._expecting(segments):
             self._set_remotes((), self.settings.remotes)
             for segment, ports in zip(segments, accesses, strict=True):
                 self._fill(segment, ports)
@@ -230,8 +237,19 @@ class Engine:
             raise ConfigError(f"remote {address}: no local address is IPv{address.version}; add one")
         if address.version == 6 and address.is_link_local and self.settings.underlay.dev is None:
             raise ConfigError(f"remote {address}: link-local and no device is named; set dev")
+        self._refuse_loops([address], [*self._segments.values(), *self._coming])
         if self._started and self._tap is not None:
             raise UnsupportedError(f'remote {address}: an underlay of kind "tap" takes no new remotes')
+
+    def _refuse_loops(self, remotes: Iterable[IPAddress], segments: Iterable[Segment]) -> None:
+        """Raise for a remote that is reached through the port of one of these segments."""
+        if self.settings.underlay.dev is not None:  # which all packets leave by
+            return
+        devices = {port.dev: segment.vni for segment in segments for port in segment.overlays}
+        sources: dict[int, IPAddress] = {}
+        if self._tap is None:  # behind the TAP is another host, whose packets are forwarded
+            sources = {local.version: local for local in self.locals}
+        refuse_loops(self._routes, remotes, sources, devices)
 
     def _remote_changed(self, what: str, number: int, address: IPAddress) -> None:
         if self._started and self._next_hops is not None:
@@ -239,19 +257,21 @@ class Engine:
         self.events.remote_changed(what, address)
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
-        underlay = self.settings.underlay
+        underlay, dstports = self.settings.underlay, self.settings.dstports
         self._udps: list[UdpUnderlay | PacketUnderlay] = []
         self._underlay_ports: list[GsoPort] = []
         self._xdps: list[XdpUnderlay] = []
         self._tap: UnderlayTap | None = None
+        # Those for which nothing is to be opened.
+        self._own_ports = set(dstports) if underlay.kind in _PORTS_FIXED else {underlay.dstport}
         if underlay.kind == "tap":
             peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
             mtu = narrowest_mtu(peers, underlay.dev)
-            self._tap = UnderlayTap(underlay, self.locals, n_lanes, mtu)
+            self._tap = UnderlayTap(underlay, self.locals, dstports, n_lanes, mtu)
             undo.callback(self._tap.close)
             return
         if underlay.kind == "xdp":
-            xdp = XdpUnderlay(underlay, self.locals, n_lanes, self.settings.offload, self._fail)
+            xdp = XdpUnderlay(underlay, self.locals, dstports, n_lanes, self.settings.offload, self._fail)
             undo.callback(xdp.close)
             self._xdps.append(xdp)
             return
@@ -260,6 +280,23 @@ class Engine:
             udp = kind(underlay, local, n_lanes, self.settings.offload)
             undo.callback(udp.close)
             self._udps.append(udp)
+
+    def _endpoints_of(self, segments: Iterable[Segment]) -> set[Endpoint]:
+        """What is to be listened to for segments, and for the collectors, beside the underlay's own ports."""
+        segments = list(segments)
+        ports = {self.settings.dstport_of(segment) for segment in segments}
+        ports.update(*(self.settings.dstports_of(each) for each in self.settings.collects))
+        groups = {Endpoint(self.settings.dstport_of(s), s.group) for s in segments if s.group is not None}
+        return {Endpoint(port) for port in ports - self._own_ports} | groups
+
+    def _tell_lanes_what_is_ours(self) -> None:
+        for lane in self._lanes:
+            lane.know(*self._ours())
+
+    def _ours(self) -> tuple[list[bytes], set[int]]:
+        """Our addresses and UDP ports, as a lane wants to know them."""
+        endpoints = self._endpoints_of(self._segments.values())
+        return [local.packed for local in self.locals], self._own_ports | {each.port for each in endpoints}
 
     def _locals_by_route(self) -> tuple[IPAddress, ...]:
         """For each family among the peers, the source address that the first of it would see."""
@@ -327,7 +364,8 @@ class Engine:
 
     def _fill_collector(self, collect: Collect, access: Access) -> None:
         vni = collect.ranges[0][0] if collect.ranges else ANY_VNI
-        self.segments.add_collector(vni, access.place, collect.ranges, collect.source)
+        dstports = self.settings.dstports_of(collect)
+        self.segments.add_collector(vni, access.place, collect.ranges, collect.source, dstports)
         self._before[vni] = Counter()
         self._collects[vni], self._accesses[vni] = collect, (access,)
 
@@ -340,8 +378,8 @@ class Engine:
 
     def _fill(self, segment: Segment, accesses: tuple[Access, ...]) -> None:
         """Put a segment into the tables, with its overlay ports' places."""
-        places = [access.place for access in accesses]
-        number = self.segments.add(segment.vni, places, segment.flood, _policy(segment))
+        places, dstport = [access.place for access in accesses], self.settings.dstport_of(segment)
+        number = self.segments.add(segment.vni, places, segment.flood, _policy(segment), dstport)
         self._set_entries(segment, (), segment.fdb)
         self._set_neighbours(segment, (), segment.neighbours)
         self._before[segment.vni] = _sum(lane.segment_counters(number) for lane in self._lanes)
@@ -386,9 +424,9 @@ class Engine:
         for remote in after:
             ranges = None if remote.vnis is None else [each.ends for each in remote.vnis]
             if self.remotes.is_named(remote.address):
-                self.remotes.change(remote.address, vnis=ranges)
+                self.remotes.change(remote.address, vnis=ranges, spoke=remote.spoke)
             else:
-                self.remotes.add(remote.address, vnis=ranges)
+                self.remotes.add(remote.address, vnis=ranges, spoke=remote.spoke)
         gone = {remote.address for remote in before} - {remote.address for remote in after}
         self.remotes.release(address for address in gone if self.remotes.is_named(address))
 
@@ -427,7 +465,7 @@ class Engine:
             return [(self._tap.port(number, self._tap.tunnels(remotes)), families)]
         if self._xdps:
             assert self._next_hops is not None
-            table, rules = self._next_hops.table, self._rules()
+            table, rules = self._next_hops.table, self._rules(tuple(self._own_ports))
             return [port for xdp in self._xdps for port in xdp.ports(number, table, rules)]
         return [(self._underlay_port(udp, number), (udp.local.version,)) for udp in self._udps]
 
@@ -446,7 +484,12 @@ class Engine:
         pool = [(single.fileno(), run.fileno() if run else -1) for single, run in udp.pool]
         name = f"udp {udp.local} port {self.settings.underlay.dstport}"
         return UdpPort(
-            name, udp.receivers[number].fileno(), udp.routes[number].fileno(), pool, udp.local.version
+            name,
+            udp.receivers[number].fileno(),
+            udp.routes[number].fileno(),
+            pool,
+            udp.local.version,
+            self.settings.underlay.dstport,
         )
 
     def _packet_port(self, packet: PacketUnderlay, number: int) -> PacketPort:
@@ -460,14 +503,13 @@ class Engine:
             packet.ring.blocks,
             packet.ring.slot_len,
             self._next_hops.table,
-            self._rules(),
+            self._rules(_ALL_PORTS),  # which of them are ours its sockets' filter knows, which may change
             gso=packet.gso,
         )
 
-    def _rules(self) -> Rules:
-        underlay = self.settings.underlay
-        zero_checksum6 = "accept" if underlay.udp6zerocsumrx else "drop"
-        return Rules(ports=(underlay.dstport,), zero_checksum6=zero_checksum6)
+    def _rules(self, ports: tuple[int, ...]) -> Rules:
+        zero_checksum6 = "accept" if self.settings.underlay.udp6zerocsumrx else "drop"
+        return Rules(ports=ports, zero_checksum6=zero_checksum6)
 
     def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
         thread = threading.Thread(target=self._run, args=(number, lane), name=f"vxcore-lane-{number}")
@@ -526,11 +568,12 @@ class Engine:
             self._require_running()
             for vni in (*removed, *(segment.vni for segment in changed)):
                 self.segments.number(vni)
-            undo.callback(self._groups.keep, _groups(self._segments.values()))
-            self._groups.join(_groups([*changed, *added]))
+            undo.callback(self._endpoints.keep, self._endpoints_of(self._segments.values()))
+            self._endpoints.open(self._endpoints_of([*changed, *added]))
             accesses = self._reserve(added, self._after(removed, changed, added), undo)
             undo.callback(self._overlays.forget_parted)
-            with self.journal.change():
+            with self.journal.change(), self._expecting(added):
+                self._refuse_loops(self._known_remotes(), added)
                 if remotes is not None:
                     self._set_remotes(self.settings.remotes, remotes)
                 touched = [self._segments[vni] for vni in removed]
@@ -544,7 +587,8 @@ class Engine:
             undo.pop_all()
             self._overlays.begin(access for ports in accesses for access in ports)
             self._overlays.settle(gone)
-            self._groups.keep(_groups(self._segments.values()))
+            self._endpoints.keep(self._endpoints_of(self._segments.values()))
+            self._tell_lanes_what_is_ours()
 
     def _after(
         self, removed: Sequence[int], changed: Sequence[Segment], added: Sequence[Segment]
@@ -560,6 +604,19 @@ class Engine:
                     raise ConfigError(f"VNI {segment.vni}: {port.dev} is the device of VNI {other}")
                 taken[port.dev, port.vlan] = segment.vni
         return [*kept, *added]
+
+    @contextmanager
+    def _expecting(self, segments: Sequence[Segment]) -> Iterator[None]:
+        """While segments are added, their ports are there already."""
+        self._coming = segments
+        try:
+            yield
+        finally:
+            self._coming = ()
+
+    def _known_remotes(self) -> list[IPAddress]:
+        """In the order of their numbers."""
+        return [self.remotes.address(int(n)) for n in self.tables.remotes()["remote"]]
 
     def _require_running(self) -> None:
         if not self._started:
@@ -604,7 +661,8 @@ class Engine:
         if segment.overlays != before.overlays:
             old, new = _port_text(before), _port_text(segment)
             raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
-        self.segments.change(vni, remotes=segment.flood, policy=_policy(segment))
+        dstport = self.settings.dstport_of(segment)
+        self.segments.change(vni, remotes=segment.flood, policy=_policy(segment), dstport=dstport)
         self._set_entries(segment, before.fdb, segment.fdb)
         self._set_neighbours(segment, before.neighbours, segment.neighbours)
         self._segments[vni] = segment
@@ -635,7 +693,8 @@ class Engine:
         self._require_running()
         families = tuple(local.version for local in self.locals)
         n_places = self._overlays.n_places
-        return Rehearsal(self.tables, self.remotes, self.settings.underlay, families, n_places, self._device)
+        underlay, ours = self.settings.underlay, self._ours()
+        return Rehearsal(self.tables, self.remotes, underlay, families, n_places, self._device, ours)
 
     def _fits(self, sight: Sight) -> Sight:
         """What the narrowest way says to a frame that is to be sent."""
@@ -693,7 +752,8 @@ class Engine:
 
     def _totals(self) -> dict[str, Any]:
         counts = _sum(lane.drops() for lane in self._lanes)
-        counts[Verdict.UNDERLAY_OVERRUN] += sum(udp.overruns() for udp in [*self._udps, *self._xdps])
+        below = [*self._udps, *self._xdps, self._endpoints]
+        counts[Verdict.UNDERLAY_OVERRUN] += sum(each.overruns() for each in below)
         counts[Verdict.OVERLAY_OVERRUN] += self._overlay_overruns()
         drops = {Verdict(number).label: count for number, count in counts.items() if count}
         lanes = [lane.lane_counters() for lane in self._lanes]
@@ -763,10 +823,6 @@ def _peers(segment: Segment) -> list[IPAddress]:
     return [*segment.flood, *(entry.remote for entry in segment.fdb)]
 
 
-def _groups(segments: Iterable[Segment]) -> set[IPAddress]:
-    return {segment.group for segment in segments if segment.group is not None}
-
-
 def _by_device(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
     sharing: dict[str, list[Segment]] = {}
     for segment in segments:
@@ -812,9 +868,14 @@ def _policy(segment: Segment) -> Policy:
         source=segment.admits,
         broadcast=_flooded(segment.broadcast),
         multicast=_flooded(segment.multicast),
-        unknown_unicast=_flooded(segment.unknown_unicast),
+        unknown_unicast=_unknown(segment),
     )
 
 
-def _flooded(setting: Flooded) -> str | Rate:
+def _unknown(segment: Segment) -> str | Rate | Ask:
+    asks = segment.unknown_unicast == "ask"
+    return Ask(segment.hold or 0) if asks else _flooded(segment.unknown_unicast)
+
+
+def _flooded(setting: str | config.Rate) -> str | Rate:
     return setting if isinstance(setting, str) else Rate(setting.rate, setting.burst)

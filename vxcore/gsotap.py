@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,16 @@ class UnderlayTap:
     Linux 6.17, OSError otherwise.
     """
 
-    def __init__(self, settings: Underlay, locals_: tuple[IPAddress, ...], n_lanes: int, mtu: int) -> None:
+    def __init__(
+        self,
+        settings: Underlay,
+        locals_: tuple[IPAddress, ...],
+        dstports: Collection[int],
+        n_lanes: int,
+        mtu: int,
+    ) -> None:
         self.settings = settings
+        self.dstports = tuple(dstports)
         self.name = settings.via
         self.locals = locals_
         self.mtu = mtu
@@ -93,7 +102,7 @@ class UnderlayTap:
 
     def port(self, number: int, tunnels: list[Tunnel]) -> GsoTapPort:
         """The queue of one lane as its underlay port."""
-        options: dict[str, Any] = {"ports": (self.settings.dstport,)}
+        options: dict[str, Any] = {"ports": self.dstports}
         zero = "accept" if self.settings.udp6zerocsumrx else "drop"
         verify = Rules(zero_checksum6=zero, **options)
         trust = Rules(udp_checksum="ignore", **options)

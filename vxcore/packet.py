@@ -73,11 +73,11 @@ class PacketUnderlay:
         self.ring = RingSize(_LARGEST_USUAL)
         self.receivers: list[socket.socket] = []
         self.senders: list[socket.socket] = []
-        self._dropped, self._port = 0, settings.dstport
-        offload = offload or Offload()
-        self.gso = offload.udp_gso
+        self._dropped, self._settings = 0, settings
+        self._offload = offload or Offload()
+        self.gso = self._offload.udp_gso
         with ExitStack() as undo:
-            self._keeper = port_keeper(settings, local, joins=offload.udp_gro)
+            self._keeper = self._keep(settings.dstport)
             undo.callback(self.close)
             for _ in range(n_lanes):
                 self.receivers.append(self._receiver(settings))
@@ -85,21 +85,28 @@ class PacketUnderlay:
             share(self.receivers)
             undo.pop_all()
 
+    def _keep(self, port: int) -> socket.socket:
+        return port_keeper(self._settings, self.local, port, joins=self._offload.udp_gro)
+
     def _receiver(self, settings: Underlay) -> socket.socket:
         protocol = _ETH_P_IP if self.local.version == 4 else _ETH_P_IPV6
         sock = packet_socket(protocol)
         try:
             if settings.dev:
                 sock.bind((settings.dev, protocol))
-            attach_filter(sock, our_packets(self.local, self._port))
+            attach_filter(sock, our_packets(self.local, {settings.dstport}))
             set_ring(sock, self.ring)
         except BaseException:
             sock.close()
             raise
         return sock
 
-    def take_groups(self, groups: Collection[IPAddress]) -> None:
-        """Take what is sent to these groups as well, those of our family, and to no others.
+    def listen(self, port: int) -> tuple[list[socket.socket], list[socket.socket]]:
+        """What ``take`` needs for one more port: a socket that holds it. Lanes have nothing more to read."""
+        return [self._keep(port)], []
+
+    def take(self, ports: Collection[int], groups: Collection[IPAddress]) -> None:
+        """Take what is sent to these ports and groups (those of our family) as well, and to no others.
 
         Raises ConfigError for more than a filter holds.
         """
@@ -107,7 +114,7 @@ class PacketUnderlay:
         if len(ours) > _MOST_GROUPS:
             raise ConfigError(f"{len(ours)} groups; at most {_MOST_GROUPS} with packet sockets")
         for sock in self.receivers:
-            attach_filter(sock, our_packets(self.local, self._port, ours))
+            attach_filter(sock, our_packets(self.local, {self._settings.dstport, *ports}, ours))
 
     def overruns(self) -> int:
         """Packets that the kernel dropped because our rings were full."""
@@ -204,8 +211,10 @@ def received() -> list[Instruction]:
     return assemble([*lines, "drop", (RET, 0)])
 
 
-def our_packets(local: IPAddress, port: int, groups: Collection[bytes] = ()) -> list[Instruction]:
-    """Lets in what this host would deliver to a UDP socket with this port and this address or a group's.
+def our_packets(
+    local: IPAddress, ports: Collection[int], groups: Collection[bytes] = ()
+) -> list[Instruction]:
+    """Lets in what this host would deliver to UDP sockets with these ports and this address or a group's.
 
     The groups are packed and of the same family. Of a datagram in fragments the first comes in, to be
     counted; the others name no port, and are left to the host's stack. Over IPv6 one extension header may
@@ -217,8 +226,9 @@ def our_packets(local: IPAddress, port: int, groups: Collection[bytes] = ()) -> 
             *((JA, 0, "host", ""), "no host", *_to_groups(local.packed, groups)),
             *("host", *equal(_DESTINATION[local.version], local.packed, "drop")),
             *("ours", *(_udp_on_ipv4() if local.version == 4 else _udp_on_ipv6())),
-            *("udp", (_LD_H_X, _UDP_DESTINATION), (JEQ, port, "", "drop")),
-            *((RET, WHOLE), "drop", (RET, 0)),
+            *("udp", (_LD_H_X, _UDP_DESTINATION)),
+            *((JEQ, port, "take", "") for port in sorted(ports)),
+            *("drop", (RET, 0), "take", (RET, WHOLE)),
         ]
     )
 

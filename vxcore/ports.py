@@ -321,16 +321,34 @@ class UdpUnderlay:
         self.receivers: list[socket.socket] = []
         self.routes: list[socket.socket] = []
         self.pool: list[Senders] = []
+        self._settings, self._n_lanes = settings, n_lanes
         offload = offload or Offload()
         with ExitStack() as undo:
             undo.callback(self.close)
             for _ in range(n_lanes):
-                self.receivers.append(_receiver(settings, local, _SHARE_PORT if n_lanes > 1 else ()))
+                self.receivers.append(self._receiver(settings.dstport))
                 self.routes.append(_sender(settings, local, 0, ()))
             self.gro = offload.udp_gro and all(_turn_on(sock, _UDP_GRO, 1) for sock in self.receivers)
             self.gso = offload.udp_gso and _turn_on(self.receivers[0], _UDP_SEGMENT, 0)
             self._fill_pool(settings)
             undo.pop_all()
+
+    def _receiver(self, port: int) -> socket.socket:
+        return _receiver(self._settings, self.local, port, _SHARE_PORT if self._n_lanes > 1 else ())
+
+    def listen(self, port: int) -> tuple[list[socket.socket], list[socket.socket]]:
+        """Take what is sent to one more port: none that hold it, and a receiver for each lane."""
+        receivers: list[socket.socket] = []
+        try:
+            for _ in range(self._n_lanes):
+                receivers.append(self._receiver(port))
+                if self.gro:
+                    _turn_on(receivers[-1], _UDP_GRO, 1)
+        except BaseException:
+            for sock in receivers:
+                sock.close()
+            raise
+        return [], receivers
 
     def _fill_pool(self, settings: Underlay) -> None:
         first, last = settings.srcport
@@ -363,7 +381,7 @@ class UdpUnderlay:
 
     def overruns(self) -> int:
         """Datagrams that the kernel dropped because we did not receive them in time."""
-        return sum(_dropped(sock) for sock in self.receivers)
+        return sum(dropped(sock) for sock in self.receivers)
 
     def close(self) -> None:
         for sock in [*self.receivers, *self.routes, *(sock for pair in self.pool for sock in pair if sock)]:
@@ -373,7 +391,8 @@ class UdpUnderlay:
         self.pool.clear()
 
 
-def _dropped(sock: socket.socket) -> int:
+def dropped(sock: socket.socket) -> int:
+    """How many datagrams the kernel had no room for in a socket's queue."""
     info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
     return int(struct.unpack_from("=I", info, 4 * _SK_MEMINFO_DROPS)[0])
 
@@ -404,7 +423,7 @@ def _turn_on(sock: socket.socket, option: int, value: int) -> bool:
     return True
 
 
-def _receiver(settings: Underlay, local: IPAddress, options: Options) -> socket.socket:
+def _receiver(settings: Underlay, local: IPAddress, port: int, options: Options) -> socket.socket:
     sock = _udp_socket(settings, local.version)
     try:
         for option in options:
@@ -415,7 +434,7 @@ def _receiver(settings: Underlay, local: IPAddress, options: Options) -> socket.
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
             sock.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, int(settings.udp6zerocsumrx))
-        _bind(sock, local, settings.dstport, settings.dev)
+        _bind(sock, local, port, settings.dev)
     except BaseException:
         sock.close()
         raise
@@ -423,13 +442,13 @@ def _receiver(settings: Underlay, local: IPAddress, options: Options) -> socket.
 
 
 def group_receiver(
-    settings: Underlay, group: IPAddress, gro: bool, program: list[Instruction]
+    settings: Underlay, group: IPAddress, port: int, gro: bool, program: list[Instruction]
 ) -> socket.socket:
-    """A UDP socket that gets what is sent to a group, if somebody joins it, and a filter lets in.
+    """A UDP socket that gets what is sent to a group's port, if somebody joins it, and a filter lets in.
 
     Each such socket of a group gets a copy of every packet.
     """
-    sock = _receiver(settings, group, (_SHARE,))
+    sock = _receiver(settings, group, port, (_SHARE,))
     try:
         attach_filter(sock, program)
         if gro:
@@ -510,8 +529,8 @@ def attach_filter(sock: socket.socket, program: list[Instruction]) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
-def port_keeper(settings: Underlay, local: IPAddress, joins: bool) -> socket.socket:
-    """A UDP socket that has our port and lets nothing in, for those who receive by other means.
+def port_keeper(settings: Underlay, local: IPAddress, port: int, joins: bool) -> socket.socket:
+    """A UDP socket that has a port of ours and lets nothing in, for those who receive by other means.
 
     `joins` asks the kernel to join datagrams of one flow before anybody sees them (UDP_GRO).
     """
@@ -520,7 +539,7 @@ def port_keeper(settings: Underlay, local: IPAddress, joins: bool) -> socket.soc
         attach_filter(sock, _NOTHING)
         if joins:
             _turn_on(sock, _UDP_GRO, 1)
-        _bind(sock, local, settings.dstport, settings.dev)
+        _bind(sock, local, port, settings.dev)
     except BaseException:
         sock.close()
         raise

@@ -25,7 +25,7 @@ class Rehearsal:
     """A lane for packets that are never sent, from one thread at a time.
 
     `families` are the IP versions of our addresses, `n_places` how many overlay ports there may be, and
-    `device` gives their names.
+    `device` gives their names, and `ours` has our addresses, packed, and UDP ports.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Rehearsal:
         families: tuple[int, ...],
         n_places: int,
         device: Callable[[int], str | None],
+        ours: tuple[list[bytes], set[int]],
     ) -> None:
         self._lane = Lane(
             tables,
@@ -45,6 +46,7 @@ class Rehearsal:
             ecn_linux=underlay.ecn == "linux",
             rehearses=True,
         )
+        self._lane.know(*ours)
         self._watched = partial(
             PacketWatch,
             [self._lane],
@@ -66,10 +68,10 @@ class Rehearsal:
             self._lane.rehearse_out(segment, frame)
             return watch.take()[0]
 
-    def arrive(self, packet: bytes, source: IPAddress, source_port: int, tos: int) -> Sight:
-        """A packet from the underlay, from its VXLAN header on."""
+    def arrive(self, packet: bytes, source: IPAddress, source_port: int, tos: int, dstport: int) -> Sight:
+        """A packet from the underlay, from its VXLAN header on, that comes to a UDP port of ours."""
         if not 1 <= len(packet) <= MAX_SNAP_LEN:
             raise ConfigError(f"a packet of {len(packet)} bytes: 1 to {MAX_SNAP_LEN} are right")
         with self._watched() as watch:
-            self._lane.rehearse_in(packet, packed(source), source_port, tos)
+            self._lane.rehearse_in(packet, packed(source), source_port, tos, dstport)
             return watch.take()[0]

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import ArrayLike, NDArray
 
 from vxcore.errors import ConfigError, TableFullError
@@ -24,7 +25,16 @@ IPAddress = IPv4Address | IPv6Address
 VniRange = tuple[int, int]
 """First and last VNI."""
 
-ROW = np.dtype([("remote", "u4"), ("address", "u1", 16), ("uses", "i8"), ("named", "?"), ("learned", "?")])
+ROW = np.dtype(
+    [
+        ("remote", "u4"),
+        ("address", "u1", 16),
+        ("uses", "i8"),
+        ("named", "?"),
+        ("learned", "?"),
+        ("spoke", "?"),
+    ]
+)
 _FEW = 64
 _MAPPED = bytes(10) + b"\xff\xff"
 
@@ -85,6 +95,7 @@ class Remotes:
         self._held: dict[int, Held] = {}
         self._max_learned, self._n_learned = max_learned, 0
         self._lists: dict[int, tuple[VniRange, ...]] = {}
+        self._spokes: set[int] = set()
         self._touched: set[int] = set()
 
     # Asking
@@ -107,16 +118,20 @@ class Remotes:
         """The VNIs that a remote may speak in; None: all."""
         return self._lists.get(number)
 
+    def is_spoke(self, number: int) -> bool:
+        """Whether what a remote sends to others that are spokes goes on to them."""
+        return number in self._spokes
+
     def snapshot(self) -> NDArray[Any]:
         """The remotes as a structured array of `ROW`, in the order of their numbers.
 
         Number, address (16 bytes, IPv4 mapped), how many flood sets and set FDB entries name it, whether a
-        user added it, whether it was learned.
+        user added it, whether it was learned, whether it is a spoke.
         """
         with self._journal.change():
             known = self._tables.remotes()
             rows = np.zeros(len(known), ROW)
-            rows["remote"], rows["address"] = known["remote"], known["address"]
+            rows["remote"], rows["address"], rows["spoke"] = known["remote"], known["address"], known["spoke"]
             rows["uses"] = self._grown(int(known["remote"].max(initial=0)))[known["remote"]]
             for bit, name in ((Held.USER, "named"), (Held.LEARNING, "learned")):
                 holders = [number for number, held in self._held.items() if held & bit]
@@ -125,11 +140,12 @@ class Remotes:
 
     # Changing
 
-    def add(self, address: IPAddress, *, vnis: Sequence[VniRange] | None = None) -> int:
+    def add(self, address: IPAddress, *, vnis: Sequence[VniRange] | None = None, spoke: bool = False) -> int:
         """Add a remote that stays until it is removed; return its number.
 
-        `vnis` are ranges of the VNIs that it may speak in; None: all. Raises ConfigError when it is there
-        already or cannot be a remote here, ValueError when there is no room.
+        `vnis` are ranges of the VNIs that it may speak in; None: all. What a `spoke` sends to other spokes
+        goes on to them. Raises ConfigError when it is there already or cannot be a remote here, ValueError
+        when there is no room.
         """
         with self._journal.change():
             number = self.require(address)
@@ -137,12 +153,23 @@ class Remotes:
                 raise ConfigError(f"remote {address}: it is there already; change it")
             self._hold_as(number, Held.USER)
             self._list(number, vnis)
+            self._mark(number, spoke)
             return number
 
-    def change(self, address: IPAddress, *, vnis: Sequence[VniRange] | None) -> None:
-        """Let a remote speak in other VNIs. Raises ConfigError when it is no remote."""
+    def change(
+        self,
+        address: IPAddress,
+        *,
+        vnis: Sequence[VniRange] | UnsetType | None = UNSET,
+        spoke: bool | None = None,
+    ) -> None:
+        """Let a remote speak in other VNIs, be a spoke or none. Raises ConfigError when it is no remote."""
         with self._journal.change():
-            self._list(self._known(address), vnis)
+            number = self._known(address)
+            if vnis is not UNSET:
+                self._list(number, vnis)
+            if spoke is not None:
+                self._mark(number, spoke)
 
     def remove(self, addresses: Iterable[IPAddress]) -> None:
         """Remove remotes and what was learned from them: all or none.
@@ -156,15 +183,15 @@ class Remotes:
                 if self.uses(number):
                     raise ConfigError(f"remote {address}: {self._user_of(number)}; remove that first")
                 self._hold_as(number, Held.NOBODY)
-                self._list(number, None)
+                self._say_nothing_of(number)
 
     def release(self, addresses: Iterable[IPAddress]) -> None:
-        """Take back ``add``: they go as soon as nobody else holds them, and may speak in all VNIs again."""
+        """Take back ``add``: they go as soon as nobody else holds them, and nothing more is said of them."""
         with self._journal.change():
             for address in addresses:
                 number = self._known(address)
                 self._hold_as(number, self._held.get(number, Held.NOBODY) & ~Held.USER)
-                self._list(number, None)
+                self._say_nothing_of(number)
 
     def require(self, address: IPAddress) -> int:
         """The number of a remote, which is added if it is not there.
@@ -197,9 +224,9 @@ class Remotes:
                     self._hold_as(number, held & ~Held.LEARNING)
 
     def listed(self) -> list[int]:
-        """The numbers of the remotes that ``add`` has added, or that may speak in some VNIs only."""
+        """The numbers of the remotes that ``add`` has added, or of which there is something to say."""
         named = {number for number, held in self._held.items() if held & Held.USER}
-        return sorted(named | self._lists.keys())
+        return sorted(named | self._lists.keys() | self._spokes)
 
     def has_learned(self) -> bool:
         """Whether ``learn`` has added any that are still there."""
@@ -290,6 +317,17 @@ class Remotes:
             allowed = [int(r["segment"]) for r in rows if _holds(ranges, int(r["vni"]))]
         self._tables.list_remote(number, allowed)
 
+    def _say_nothing_of(self, number: int) -> None:
+        self._list(number, None)
+        self._mark(number, False)
+
+    def _mark(self, number: int, spoke: bool) -> None:
+        if spoke == (number in self._spokes):
+            return
+        self._spokes ^= {number}
+        self._journal.on_failure(lambda: self._spokes.symmetric_difference_update({number}))
+        self._tables.mark_spoke(number, spoke)
+
     def _set_list(self, number: int, ranges: tuple[VniRange, ...] | None) -> None:
         if ranges is None:
             self._lists.pop(number, None)
@@ -307,7 +345,7 @@ class Remotes:
         self._touched.clear()
         for number in gone:
             self._tell("removed", number, self.address(number))
-            self._list(number, None)
+            self._say_nothing_of(number)
             self._held.pop(number, None)
         if gone:
             self._tables.remove_remotes(gone)

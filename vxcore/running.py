@@ -81,7 +81,11 @@ def _neighbours(rows: NDArray[Any]) -> tuple[Neighbour, ...]:
 def listed(remotes: Remotes) -> tuple[Remote, ...]:
     """Those that are to stay, and those of which there is more to say."""
     listed = [
-        Remote(address=remotes.address(number), vnis=_ranges(remotes.vnis(number)))
+        Remote(
+            address=remotes.address(number),
+            vnis=_ranges(remotes.vnis(number)),
+            spoke=remotes.is_spoke(number),
+        )
         for number in remotes.listed()
     ]
     return tuple(sorted(listed, key=lambda remote: _order(remote.address)))

@@ -17,6 +17,7 @@ from vxcore._fast.table import FLOODED, as_words, first
 from vxcore.errors import ConfigError
 from vxcore.journal import Journal
 from vxcore.remotes import IPAddress, Remotes, packed
+from vxcore.wire import VXLAN_PORT
 
 IPNetwork = IPv4Network | IPv6Network
 _MAPPED_BITS = 96
@@ -29,12 +30,18 @@ class Rate(NamedTuple):
     burst: int
 
 
+class Ask(NamedTuple):
+    """Frames for unknown addresses are not flooded: event `miss` asks, and they wait `hold_ms`."""
+
+    hold_ms: int
+
+
 class Policy(NamedTuple):
     """What a segment may learn, whom it takes packets from, and what it floods.
 
     `ageing` is in seconds, 0: never; `maxaddress` the most entries learned, 0: what the table holds.
     `source` is "peers" (flood set and FDB entries), "any", or the networks whose addresses are taken beside
-    the peers'. `broadcast`, `multicast`, `unknown_unicast` are "flood", "drop" or a Rate.
+    the peers'. `broadcast`, `multicast`, `unknown_unicast` are "flood", "drop" or a Rate, the last also Ask.
     """
 
     learning: bool = True
@@ -43,7 +50,7 @@ class Policy(NamedTuple):
     source: str | tuple[IPNetwork, ...] = "peers"
     broadcast: str | Rate = "flood"
     multicast: str | Rate = "flood"
-    unknown_unicast: str | Rate = "flood"
+    unknown_unicast: str | Rate | Ask = "flood"
 
 
 class Segments:
@@ -84,12 +91,18 @@ class Segments:
     # Changing
 
     def add(
-        self, vni: int, port: int | Sequence[int], remotes: Iterable[IPAddress], policy: Policy | None = None
+        self,
+        vni: int,
+        port: int | Sequence[int],
+        remotes: Iterable[IPAddress],
+        policy: Policy | None = None,
+        dstport: int = VXLAN_PORT,
     ) -> int:
         """Add a segment with its overlay port's number and its flood set; return the segment's number.
 
-        With several ports, 2 to 8, frames go between them, too. Raises ConfigError, naming the VNI, when it
-        is there already or a remote is refused; ValueError when there is no room.
+        With several ports, 2 to 8, frames go between them, too. `dstport` is the UDP port of its packets.
+        Raises ConfigError, naming the VNI, when it is there already or a remote is refused; ValueError when
+        there is no room.
         """
         policy = policy or Policy()
         with self._journal.change():
@@ -97,7 +110,7 @@ class Segments:
                 raise ConfigError(f"VNI {vni}: it is there already; change it")
             members = [self._remotes.require(remote) for remote in remotes]
             ports = [port] if isinstance(port, int) else list(port)
-            number = self._tables.add_segment(vni, ports[0], members, **_learning(policy))
+            number = self._tables.add_segment(vni, ports[0], members, dstport=dstport, **_learning(policy))
             if len(ports) > 1:
                 self._tables.set_ports(number, ports)
             self._remotes.hold(sorted(set(members)))
@@ -106,20 +119,32 @@ class Segments:
             return number
 
     def add_collector(
-        self, vni: int, port: int, ranges: Iterable[tuple[int, int]], source: str | tuple[IPNetwork, ...]
+        self,
+        vni: int,
+        port: int,
+        ranges: Iterable[tuple[int, int]],
+        source: str | tuple[IPNetwork, ...],
+        dstports: Iterable[int] = (VXLAN_PORT,),
     ) -> int:
         """Add a segment that only receives, from "any" source or from networks; return its number.
 
-        It has `vni`, or with `ANY_VNI` all that no segment has, and the VNIs of `ranges`. Raises ValueError.
+        It has `vni`, or with `ANY_VNI` all that no segment has, and the VNIs of `ranges`, on some UDP ports.
+        Raises ValueError.
         """
         policy = Policy(learning=False, source=source)
         with self._journal.change():
-            number = self._tables.add_collector(vni, port, ranges, any_source=source == "any")
+            any_source = source == "any"
+            number = self._tables.add_collector(vni, port, ranges, any_source=any_source, dstports=dstports)
             self._set_policy(number, policy)
             return number
 
     def add_many(
-        self, vnis: ArrayLike, remotes: ArrayLike, port: ArrayLike = 0, policy: Policy | None = None
+        self,
+        vnis: ArrayLike,
+        remotes: ArrayLike,
+        port: ArrayLike = 0,
+        policy: Policy | None = None,
+        dstport: int = VXLAN_PORT,
     ) -> NDArray[np.uint32]:
         """Add segments in bulk; return their numbers, uint32 (n,).
 
@@ -128,7 +153,9 @@ class Segments:
         """
         policy = policy or Policy()
         with self._journal.change():
-            numbers = self._tables.add_segments(vnis, remotes, port=port, **_learning(policy))
+            numbers = self._tables.add_segments(
+                vnis, remotes, port=port, dstport=dstport, **_learning(policy)
+            )
             self._remotes.hold_counts(self._tables.flood_counts(numbers))
             if _needs_row(policy):
                 for number in numbers.tolist():
@@ -139,11 +166,18 @@ class Segments:
             return numbers
 
     def change(
-        self, vni: int, *, remotes: Iterable[IPAddress] | None = None, policy: Policy | None = None
+        self,
+        vni: int,
+        *,
+        remotes: Iterable[IPAddress] | None = None,
+        policy: Policy | None = None,
+        dstport: int | None = None,
     ) -> None:
-        """Give a segment another flood set, or other policies. Raises as ``add``."""
+        """Give a segment another flood set, other policies, or another UDP port. Raises as ``add``."""
         with self._journal.change():
             number = self.number(vni)
+            if dstport is not None:
+                self._tables.change_segment(number, dstport=dstport)
             if remotes is not None:
                 members = [self._remotes.require(remote) for remote in remotes]
                 before = self._tables.flood(number)
@@ -192,16 +226,21 @@ def _needs_row(policy: Policy) -> bool:
 
 
 def _row(policy: Policy) -> dict[str, Any]:
-    kinds: Sequence[str | Rate] = [getattr(policy, name) for name in FLOODED]
+    kinds: Sequence[str | Rate | Ask] = [getattr(policy, name) for name in FLOODED]
     prefixes = [] if isinstance(policy.source, str) else [_prefix(network) for network in policy.source]
     return {
-        "rates": tuple(kind.per_s if isinstance(kind, Rate) else _RATES[kind] for kind in kinds),
+        "rates": tuple(map(_per_s, kinds)),
         "bursts": tuple(kind.burst if isinstance(kind, Rate) else 1 for kind in kinds),
         "prefixes": prefixes,
+        "hold_ms": kinds[-1].hold_ms if isinstance(kinds[-1], Ask) else None,
     }
 
 
-_RATES = {"flood": None, "drop": 0}
+def _per_s(kind: str | Rate | Ask) -> int | None:
+    """None: as many as there are, or are asked for."""
+    if isinstance(kind, Rate):
+        return kind.per_s
+    return 0 if kind == "drop" else None
 
 
 def _prefix(network: IPNetwork) -> tuple[bytes, int]:

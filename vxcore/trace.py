@@ -27,7 +27,7 @@ _LEARNED = {
 }
 # The steps of a packet that comes in, by the verdicts that end it there.
 _HEADER = {Verdict.TRUNCATED, Verdict.NO_VNI_FLAG, Verdict.RESERVED_BITS, Verdict.INNER_TOO_SHORT}
-_POLICY = {Verdict.UNKNOWN_VNI, Verdict.SOURCE_REFUSED, Verdict.VNI_REFUSED}
+_POLICY = {Verdict.UNKNOWN_VNI, Verdict.WRONG_PORT, Verdict.SOURCE_REFUSED, Verdict.VNI_REFUSED}
 _FRAME = {Verdict.INNER_VLAN, Verdict.ECN}
 
 
@@ -63,7 +63,7 @@ def steps(sight: Sight) -> list[str]:
 def _out(sight: Sight) -> Iterator[str]:
     kind = f"a super-frame in pieces of {sight.gso_size} bytes" if sight.gso_size else "a frame"
     yield f"{kind} of {sight.length} bytes from {sight.device or 'an overlay port that is gone'}"
-    if sight.verdict in (Verdict.INNER_VLAN, Verdict.UNKNOWN_VLAN):
+    if sight.verdict in (Verdict.INNER_VLAN, Verdict.UNKNOWN_VLAN, Verdict.TUNNEL_LOOP):
         yield _dropped(sight)
         return
     group = bool(sight.data[0] & 1) if sight.data else False
@@ -101,7 +101,7 @@ def _in(sight: Sight) -> Iterator[str]:
     if sight.verdict != Verdict.DELIVERED:
         yield _dropped(sight)
         return
-    yield f"decapsulated, and given to {sight.device or 'an overlay port that is gone'}"
+    yield f"decapsulated, and given to {sight.device or 'another spoke, or an overlay port that is gone'}"
 
 
 def _dropped(sight: Sight) -> str:

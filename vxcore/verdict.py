@@ -277,3 +277,24 @@ class Verdict(IntEnum):
         "look for a second way between the hosts of this segment, such as another VTEP's device in the same"
         " bridge; or for two hosts with one MAC address. It passes within `tables.moves_window` of the cause",
     )
+
+    # The UDP port of a segment
+    WRONG_PORT = (
+        45,
+        "the packet came to one of our UDP ports, but not to its segment's",
+        "let the sender use the segment's `dstport`, or give the segment the sender's",
+    )
+
+    # Unknown addresses that Python is asked for
+    ASKED = (
+        46,
+        "nobody said in time where the address is (event `miss`), or too many frames waited for that",
+        "set an FDB entry when the event comes; `hold` lets frames wait for it",
+    )
+
+    # The tunnel itself
+    TUNNEL_LOOP = (
+        47,
+        "a packet of this VTEP's own came back from an overlay port: its route leads into the tunnel",
+        "route the remotes by a device of the underlay: `ip route get REMOTE`",
+    )

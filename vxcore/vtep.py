@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, UnsetType, structs
 from numpy.typing import ArrayLike, NDArray
 
 from vxcore import config
@@ -145,18 +145,28 @@ class Vtep(Engine):
 
     # Remotes
 
-    def add_remote(self, address: AnyAddress, vnis: Iterable[int | str] | None = None) -> int:
+    def add_remote(
+        self, address: AnyAddress, vnis: Iterable[int | str] | None = None, *, spoke: bool = False
+    ) -> int:
         """Add a remote, and return its number, as the FDB has it.
 
         One that segments or FDB entries name is there without this; one that is added stays without them.
 
-        `vnis`, numbers and ranges such as ``"100-199"``, are those that it may speak in; None: all.
+        `vnis`, numbers and ranges such as ``"100-199"``, are those that it may speak in; None: all. What a
+        `spoke` sends to other spokes goes on to them from here.
         """
-        return self.remotes.add(_address(address), vnis=_ranges(vnis))
+        return self.remotes.add(_address(address), vnis=_ranges(vnis), spoke=spoke)
 
-    def change_remote(self, address: AnyAddress, vnis: Iterable[int | str] | None) -> None:
-        """Let a remote speak in other VNIs."""
-        self.remotes.change(_address(address), vnis=_ranges(vnis))
+    def change_remote(
+        self,
+        address: AnyAddress,
+        vnis: Iterable[int | str] | UnsetType | None = UNSET,
+        *,
+        spoke: bool | None = None,
+    ) -> None:
+        """Let a remote speak in other VNIs, be a spoke or none; what is not given stays."""
+        ranges = vnis if isinstance(vnis, UnsetType) else _ranges(vnis)
+        self.remotes.change(_address(address), vnis=ranges, spoke=spoke)
 
     def remove_remotes(self, addresses: Iterable[AnyAddress]) -> None:
         """Remove remotes and what was learned from them; none may be in a flood set or a set FDB entry."""
@@ -268,9 +278,9 @@ class Vtep(Engine):
     def snapshot(self, table: str) -> NDArray[Any]:
         """A table as it is now, as a structured array: "segments", "remotes", "fdb", "neighbours".
 
-        segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source.
-        remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned. fdb: vni, kind (numbers as
-        in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
+        segments: segment, vni, port, n_flood, ageing_s, max_learned, n_learned, learning, any_source,
+        dstport. remotes: remote, address (uint8 (16,), IPv4 mapped), uses, named, learned, spoke. fdb: vni,
+        kind (numbers as in ``vxcore._fast.table.KINDS``), mac, remote (-1: none), port, sequence, seen_s.
         neighbours: vni, address (uint8 (16,)), mac, router.
         """
         tables = {
@@ -313,10 +323,23 @@ class Vtep(Engine):
             self._segment(vni)
             return self._fits(self._rehearsal().out(self.segments.number(vni), frame))
 
-    def foretell_in(self, packet: bytes, source: AnyAddress, *, source_port: int = 0, tos: int = 0) -> Sight:
-        """The same of a packet from the underlay, given from its VXLAN header on."""
+    def foretell_in(
+        self,
+        packet: bytes,
+        source: AnyAddress,
+        *,
+        source_port: int = 0,
+        tos: int = 0,
+        dstport: int | None = None,
+    ) -> Sight:
+        """The same of a packet from the underlay, given from its VXLAN header on.
+
+        `dstport` is the UDP port of ours that it comes to; None: its segment's.
+        """
         with self._lock:
-            return self._rehearsal().arrive(packet, _address(source), source_port, tos)
+            segment = self._segments.get(int.from_bytes(packet[4:7], "big"))
+            own = self.settings.underlay.dstport if segment is None else self.settings.dstport_of(segment)
+            return self._rehearsal().arrive(packet, _address(source), source_port, tos, dstport or own)
 
     def running(self) -> Settings:
         """Settings that say what is now: a VTEP started with them is as this one, but for what it learned.

@@ -1,8 +1,8 @@
 """Watches: packets that lanes show, with what became of them, for a trace or a capture.
 
 Place in the house: above remotes and the rings of the lanes, below engine. A watch has a ring of 4 MiB for
-each lane; what finds it full is counted. Without a watch packets pay nothing; one that is watched goes through
-its lane by itself, not in a burst with others.
+each lane; what finds it full is counted. Without a watch packets pay nothing; one that is watched goes
+through its lane by itself, not in a burst with others.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -245,7 +246,7 @@ def _link(program: int, ifindex: int, mode: int) -> int:
 
 _LD_W, _LD_H, _LD_B, _LD_64 = 0x61, 0x69, 0x71, 0x18
 _MOVE, _MOVE_K, _MOVE32_K, _ADD_K, _AND_K = 0xBF, 0xB7, 0xB4, 0x07, 0x57
-_JA, _JNE, _JNE_K, _JGT = 0x05, 0x5D, 0x55, 0x2D
+_JA, _JEQ_K, _JNE, _JNE_K, _JGT = 0x05, 0x15, 0x5D, 0x55, 0x2D
 _CALL, _EXIT = 0x85, 0x95
 _MAP_BY_FD = 1  # BPF_PSEUDO_MAP_FD, instead of a source register
 _MAP = -1  # as an operand: the map's descriptor
@@ -277,18 +278,18 @@ ALL_PACKETS: list[Line] = [*_START, *_TAKE]
 """Takes everything that the device receives."""
 
 
-def our_packets(locals_: tuple[IPAddress, ...], port: int) -> list[Line]:
-    """Takes UDP to the port at one of the addresses, where the headers are plain; passes all other packets.
+def our_packets(locals_: tuple[IPAddress, ...], ports: Collection[int]) -> list[Line]:
+    """Takes UDP to the ports at one of the addresses, where the headers are plain; passes all other packets.
 
     IPv4 fragments and options, IPv6 extension headers and VLAN tags are not plain.
     """
     lines = list(_START)
     for local in locals_:
-        lines += _to_ipv4(local.packed, port) if local.version == 4 else _to_ipv6(local.packed, port)
+        lines += _to_ipv4(local.packed, ports) if local.version == 4 else _to_ipv6(local.packed, ports)
     return [*lines, *_LEAVE, *_TAKE]
 
 
-def _to_ipv4(address: bytes, port: int) -> list[Line]:
+def _to_ipv4(address: bytes, ports: Collection[int]) -> list[Line]:
     ip, udp = ETH_LEN, ETH_LEN + IPV4_LEN
     return [
         *_longer_than(udp + UDP_LEN, "not 4"),
@@ -299,20 +300,30 @@ def _to_ipv4(address: bytes, port: int) -> list[Line]:
         (_JNE_K, _WORD, 0, "pass", 0),
         *_has(_LD_B, ip + 9, bytes([socket.IPPROTO_UDP]), "pass"),
         *_has(_LD_W, ip + 16, address, "pass"),
-        *_has(_LD_H, udp + 2, port.to_bytes(2, "big"), "pass"),
-        *((_JA, 0, 0, "take", 0), "not 4"),
+        *_to_one_of(ports, udp + 2),
+        "not 4",
     ]
 
 
-def _to_ipv6(address: bytes, port: int) -> list[Line]:
+def _to_ipv6(address: bytes, ports: Collection[int]) -> list[Line]:
     ip, udp = ETH_LEN, ETH_LEN + IPV6_LEN
     return [
         *_longer_than(udp + UDP_LEN, "not 6"),
         *_has(_LD_H, ETH_LEN - 2, b"\x86\xdd", "not 6"),
         *_has(_LD_B, ip + 6, bytes([socket.IPPROTO_UDP]), "pass"),
         *(line for n in range(0, 16, 4) for line in _has(_LD_W, ip + 24 + n, address[n : n + 4], "pass")),
-        *_has(_LD_H, udp + 2, port.to_bytes(2, "big"), "pass"),
-        *((_JA, 0, 0, "take", 0), "not 6"),
+        *_to_one_of(ports, udp + 2),
+        "not 6",
+    ]
+
+
+def _to_one_of(ports: Collection[int], at: int) -> list[Line]:
+    """Take it or pass it, by the port that stands there."""
+    wanted = [_loaded(port.to_bytes(2, "big")) for port in sorted(ports)]
+    return [
+        (_LD_H, _WORD, _DATA, at, 0),
+        *((_JEQ_K, _WORD, 0, "take", number) for number in wanted),
+        (_JA, 0, 0, "pass", 0),
     ]
 
 

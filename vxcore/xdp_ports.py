@@ -7,10 +7,11 @@ that is deleted, vxcore is to be started anew.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
@@ -34,8 +35,8 @@ _SOL_PACKET, _ADD_MEMBERSHIP, _MR_PROMISC = 263, 1, 1
 class XdpUnderlay:
     """AF_XDP for the local addresses, all of which are on one device: `dev`, or the one that has them.
 
-    Packets for our port and addresses come to us; all others, also fragments and those with IP options or
-    extension headers, go on to the host's stack. There a socket keeps our port, or the stack would answer
+    Packets for our ports and addresses come to us; all others, also fragments and those with IP options or
+    extension headers, go on to the host's stack. There sockets keep our ports, or the stack would answer
     with ICMP errors. Raises as XdpDevice does, and as UdpUnderlay for the port. `failed` is called, in a
     thread of ours, when the device is deleted.
     """
@@ -44,6 +45,7 @@ class XdpUnderlay:
         self,
         settings: Underlay,
         locals_: tuple[IPAddress, ...],
+        dstports: Collection[int],
         n_lanes: int,
         offload: Offload,
         failed: Callable[[OSError], None],
@@ -54,9 +56,9 @@ class XdpUnderlay:
         self._keepers: list[socket.socket] = []
         with ExitStack() as undo:
             undo.callback(self._close_keepers)
-            for local in locals_:
-                self._keepers.append(port_keeper(settings, local, joins=False))
-            self._device = XdpDevice(self.dev, n_lanes, our_packets(locals_, settings.dstport), offload)
+            for local, port in itertools.product(locals_, dstports):
+                self._keepers.append(port_keeper(settings, local, port, joins=False))
+            self._device = XdpDevice(self.dev, n_lanes, our_packets(locals_, dstports), offload)
             undo.callback(self._device.close)
             self._watch = LinkWatch(self._follow)
             undo.pop_all()

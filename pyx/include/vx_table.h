@@ -29,6 +29,7 @@ enum {
     VX_ANY_VNI = VX_N_VNIS, /* the segment of all VNIs that have none */
     VX_MAX_SEATS = 128,
     VX_INLINE_FLOOD = 2,
+    VX_MAX_DSTPORTS = 8,
     VX_SEGMENT_PRESENT = 1,
     VX_SEGMENT_LEARNS = 2,
     VX_SEGMENT_ANY_SOURCE = 4,
@@ -37,9 +38,12 @@ enum {
     VX_SEGMENT_COLLECTS = 32,  /* takes from the underlay what comes, and sends nothing */
     VX_SEGMENT_SWITCHES = 64,  /* has several overlay ports, and learns from them too; its policy lists them */
     VX_SEGMENT_PORTS = 8,      /* that it may have */
+    VX_SEGMENT_RELAYS = 128,    /* some of its flood set are spokes */
     VX_REMOTE_LISTED = 1,      /* only in the segments that are paired with it under VX_LISTED */
+    VX_REMOTE_SPOKE = 2,       /* what it sends to other spokes goes on to them from here */
     VX_LISTED = 1 << 30,
     VX_UNLIMITED = -1,
+    VX_ASK = -2,
     VX_VNI_SHIFT = 2,
     VX_SEGMENT_SHIFT = 5,
     VX_REMOTE_SHIFT = 6,
@@ -62,7 +66,8 @@ static_assert(sizeof(struct vx_remote) == 1 << VX_REMOTE_SHIFT, "a remote is one
 
 struct vx_segment {
     uint32_t vni;
-    uint32_t port; /* index of its overlay port */
+    uint16_t port;       /* index of its overlay port */
+    uint16_t dstport_be; /* UDP port that its packets are sent to, here and there; 0: its policy has several */
     union {
         uint32_t few[VX_INLINE_FLOOD];
         uint32_t *many; /* ascending */
@@ -85,13 +90,18 @@ struct vx_prefix {
 
 /* What a segment that is not as most are has beside it, by the segment's number. */
 struct vx_policy {
-    uint32_t rate[VX_N_FLOODED]; /* packets a second of each kind; 0: none, VX_UNLIMITED: any */
+    uint32_t rate[VX_N_FLOODED]; /* packets a second of each kind; 0: none, VX_UNLIMITED: any; of
+                                  * unknown unicast, VX_ASK: none, but Python is asked where it is */
     uint32_t burst[VX_N_FLOODED];
     struct vx_prefix *prefixes; /* sources beside the peers */
     uint32_t n_prefixes;
     uint32_t n_ports; /* of a segment that has several, all of them */
-    uint16_t ports[VX_SEGMENT_PORTS];
-    uint32_t spare[2];
+    union {
+        uint16_t ports[VX_SEGMENT_PORTS];
+        uint16_t dstports_be[VX_MAX_DSTPORTS]; /* of a collector; 0: no more */
+    };
+    uint32_t hold_ms; /* how long a frame waits for the answer; 0: it is dropped */
+    uint32_t spare;
 };
 static_assert(sizeof(struct vx_policy) == 1 << VX_POLICY_SHIFT, "a policy is one cache line");
 
@@ -325,6 +335,19 @@ static inline int vx_may_speak(const struct vx_seat *seat, uint32_t segment, uin
 static inline const struct vx_policy *vx_policy_of(const struct vx_seat *seat, uint32_t segment)
 {
     return vx_item(seat->view->policies, segment, VX_POLICY_SHIFT);
+}
+
+/* Whether the segment takes packets that were sent to a UDP port. */
+static inline int vx_takes_port(const struct vx_seat *seat, uint32_t segment, uint16_t dstport_be)
+{
+    uint16_t own = vx_segment_at(seat, segment)->dstport_be;
+    if (vx_likely(own))
+        return own == dstport_be;
+    const struct vx_policy *policy = vx_policy_of(seat, segment);
+    for (uint32_t i = 0; i < VX_MAX_DSTPORTS; i++)
+        if (policy->dstports_be[i] == dstport_be)
+            return 1;
+    return 0;
 }
 
 static inline int vx_has_prefix(const uint8_t *address, const struct vx_prefix *prefix)

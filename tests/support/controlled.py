@@ -119,6 +119,10 @@ class Program:
         self.watched.__exit__(None, None, None)
         return self.watched.lost
 
+    def answer_misses(self, vni: int, remote: str) -> None:
+        """Say of each address that is asked for that it is at a remote."""
+        self.vtep.on_event(lambda event: self.vtep.set_fdb(vni, event.mac or "", remote), ["miss"])
+
     def rewrite(self, vni: int, addresses: list[str], n: int, rounds: int) -> float:
         """Set and move `n` entries at a time; how many of them in a second of the thread's processor."""
         macs = (0x060000000000 + np.arange(n)).astype(np.uint64)

@@ -53,7 +53,8 @@ class DryLane:
     def attach(self, number: int, port: Any) -> None:
         pass
 
-    watch = detach = listen = ignore = lambda self, number: None
+    watch = detach = ignore = lambda self, number: None
+    know = listen = lambda self, *given: None
 
     def drops(self) -> dict[int, int]:
         return {int(verdict): n for verdict, n in self.dropped.items()}
@@ -86,6 +87,7 @@ class DryVtep(Vtep):
 
     def _open_underlay(self, undo: ExitStack, n_lanes: int) -> None:
         self._udps, self._underlay_ports, self._xdps, self._tap = [], [], [], None
+        self._own_ports = set(self.settings.dstports)
 
     def _locals_by_route(self) -> Any:
         return (ip_address("192.0.2.1"),)

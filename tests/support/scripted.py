@@ -54,6 +54,10 @@ def tables(request: dict[str, Any]) -> Tables:
         prefixes = [(bytes.fromhex(address), n_bits) for address, n_bits in policy.pop("prefixes", ())]
         made.change_segment(0, any_source=policy.pop("any_source", False))
         made.set_policy(0, prefixes=prefixes, **policy)
+    for remote in request.get("spokes", ()):
+        made.mark_spoke(remote, True)
+    for mac, remote in request.get("fdb", ()):
+        made.add_static(VNI, mac, remote)
     if "listed" in request:
         made.list_remote(1, request["listed"])
     return made
@@ -152,6 +156,7 @@ class Bench:
         options = {"n_lanes": request.get("n_lanes", 1), "ring": self.ring, "max_overlays": 8}
         self.tables = tables(request)
         self.lane = Lane(self.tables, [(self.port, (4,))], overlays, **joins, **options)
+        self.lane.know([bytes.fromhex(each) for each in request.get("locals", ())], request.get("ours", ()))
 
     def play(self, preloaded: Preloaded, request: dict[str, Any]) -> None:
         thread = threading.Thread(target=self.lane.run)
@@ -165,6 +170,10 @@ class Bench:
             wait_for(preloaded.calls.vx_is_taken, "the datagrams are taken")
             for port, frame in request.get("switched", ()):
                 self.step(preloaded, port, bytes.fromhex(frame))
+            if "afterwards" in request:
+                preloaded.wait(request["afterwards"])
+                wait_for(preloaded.calls.vx_is_taken, "the later datagrams are taken")
+            wait_for(lambda: self.drops().items() >= request.get("until", {}).items(), "the drops")
         finally:
             self.lane.stop()
             thread.join()
@@ -179,6 +188,9 @@ class Bench:
             hosts.send(frame)
             wait_for(lambda: is_empty(tap), "the frame is taken")
 
+    def drops(self) -> dict[str, int]:
+        return {Verdict(number).name.lower(): n for number, n in self.lane.drops().items()}
+
     def answer(self, preloaded: Preloaded) -> dict[str, Any]:
         messages, n_calls = preloaded.kept()
         names = {sock.fileno(): n for n, sock in enumerate(self.senders)}
@@ -191,7 +203,7 @@ class Bench:
                 (f"{row['mac']:012x}", int(row["remote"]), int(row["port"]), ENTRIES[int(row["kind"])])
                 for row in self.tables.fdb()
             ],
-            "drops": {Verdict(number).name.lower(): n for number, n in self.lane.drops().items()},
+            "drops": self.drops(),
             "counters": self.lane.segment_counters(0),
             "gso_error": self.port.gso_error,
             "events": [(NAMES[row["kind"]], f"{row['mac']:012x}") for row in self.ring.take()],

@@ -25,7 +25,7 @@ UP = ["up", "--vni", "42", "--tap", "vx42", "--remote", "192.0.2.2"]
         ([*UP, "--vni", "99999999"], "--vni 99999999: an integer from 0 to 16777215"),
         ([*UP, "--remot", "x"], "unrecognized arguments: --remot x"),
         ([*UP, "--control", "x"], '--control x: a path with a /, such as "/run/vxcore/blue.sock", or "none"'),
-        ([*UP, "--unknown-unicast", "often"], '--unknown-unicast often: "flood", "drop", or a table'),
+        ([*UP, "--unknown-unicast", "often"], '--unknown-unicast often: "flood", "drop", "ask", or a table'),
         (["up", "--vnii"], "the following arguments are required: --vni (see vxcore up --help)"),
         (["run", "/nosuch.toml"], "/nosuch.toml: cannot be read: No such file or directory"),
         (["lab", "--hosts", "1"], "an integer from 2 up"),

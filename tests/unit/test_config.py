@@ -413,3 +413,99 @@ SHARED = [
 @pytest.mark.parametrize(("added", "said"), SHARED)
 def test_ports_that_contradict_each_other(tmp_path: Path, added: str, said: str) -> None:
     assert said in message(tmp_path, GOOD + added + "\n")
+
+
+# UDP ports
+
+
+def test_a_segment_has_the_underlays_port_or_its_own() -> None:
+    rows = [{"vni": 1, "tap": "a"}, {"vni": 800, "tap": "b", "dstport": 10800}]
+    collect = {"vnis": [2], "write": "x", "dstports": [10801, 8472]}
+    settings = config.from_mapping(
+        {"underlay": {"local": "192.0.2.1", "dstport": 8472}, "segment": rows, "collect": [collect]}
+    )
+    assert [settings.dstport_of(segment) for segment in settings.segments] == [8472, 10800]
+    assert settings.dstports_of(settings.collects[0]) == (10801, 8472)
+    assert settings.dstports == [8472, 10800, 10801]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"segment": [{"vni": 1, "tap": "a", "dstport": 0}]},
+            r"dstport: 0 is not allowed; an integer from 1",
+        ),
+        (
+            {"collect": [{"write": "x", "dstports": [*range(1, 10)]}]},
+            r"collect\[0\]\.dstports: .* is not allowed; a list of 1 to 8 ports, each from 1 to 65535",
+        ),
+        ({"collect": [{"write": "x", "dstports": []}]}, "a list of 1 to 8 ports"),
+        (
+            {"segment": [{"vni": n, "tap": f"t{n}", "dstport": 5000 + n} for n in range(70)]},
+            r"segment\[63\]\.dstport: with 5063 there are more than 64 UDP ports; one that others have",
+        ),
+        (
+            {
+                "collect": [
+                    {"vnis": [n], "write": str(n), "dstports": [*range(8 * n + 1, 8 * n + 9)]}
+                    for n in range(9)
+                ]
+            },
+            r"collect\[7\]\.dstports: with .* there are more than 64 UDP ports",
+        ),
+    ],
+)
+def test_ports_that_cannot_be_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.from_mapping({"underlay": {"local": "192.0.2.1"}, **options})
+
+
+def test_a_collector_on_the_command_line_listens_to_its_ports_alone() -> None:
+    settings = config.collector_from_arguments(
+        {"local": ["192.0.2.1"], "write": "x", "dstports": [10800, 10801]}
+    )
+    assert settings.dstports == [10800, 10801]
+    with pytest.raises(ConfigError, match="--dstport 70000: an integer from 1 to 65535"):
+        config.collector_from_arguments({"local": ["192.0.2.1"], "write": "x", "dstports": [70000]})
+
+
+# Asking for unknown addresses
+
+
+def test_unknown_addresses_are_asked_for_and_frames_may_wait() -> None:
+    rows = [
+        {"vni": 1, "tap": "a", "unknown_unicast": "ask"},
+        {"vni": 2, "tap": "b", "unknown_unicast": "ask", "hold": 50},
+    ]
+    segments = config.from_mapping({"underlay": {"local": "192.0.2.1"}, "segment": rows}).segments
+    assert [(each.unknown_unicast, each.hold) for each in segments] == [("ask", None), ("ask", 50)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hold": 5}, r"hold: 5 waits for an answer and nobody is asked; add unknown_unicast = .ask."),
+        ({"unknown_unicast": "ask", "hold": 0}, "hold: 0 is not allowed; an integer from 1 to 10000"),
+        ({"broadcast": "ask"}, 'broadcast: "ask" is not allowed; "flood", "drop", or a table'),
+        ({"unknown_unicast": "aks"}, 'is not allowed; "flood", "drop", "ask", or a table with the keys rate'),
+    ],
+)
+def test_asking_that_cannot_be_is_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.from_mapping(
+            {"underlay": {"local": "192.0.2.1"}, "segment": [{"vni": 1, "tap": "a", **options}]}
+        )
+
+
+# Asking, on the command line
+
+
+def test_up_asks_and_holds() -> None:
+    options = {"vni": 42, "tap": "vx42", "remotes": ["192.0.2.2"], "unknown_unicast": "ask"}
+    assert config.from_arguments(options).segments[0].unknown_unicast == "ask"
+    assert config.from_arguments({**options, "hold": 50}).segments[0].hold == 50
+    with pytest.raises(ConfigError, match="--hold 0: an integer from 1 to 10000"):
+        config.from_arguments({**options, "hold": 0})
+    with pytest.raises(ConfigError, match="--broadcast ask: "):
+        config.from_arguments({**options, "broadcast": "ask"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from support import offload, scripted
 from support.offload import TCPV4
 from support.scripted import VNI, Scripted
 from support.senders import Sender
+
+from vxcore import wire
 
 PLAIN = bytes(10)
 BROADCAST, MULTICAST, UNKNOWN = range(3)  # places in `rates` and `bursts`
@@ -125,3 +128,73 @@ def test_a_missed_address_is_told_once_a_second(lane: Scripted) -> None:
     misses = [event for event in answer["events"] if event[0] == "miss"]
     assert misses[0] == ["miss", "020000000099"]
     assert len(misses) <= 2
+
+
+# Unknown addresses that are asked for
+
+
+def learned(number: int) -> str:
+    """A frame from the other side that tells where an unknown address is."""
+    return vxlan(b"\x02\0\0\0\0\x07" + DESTINATIONS[UNKNOWN] + bytes.fromhex("88b5") + bytes([number]) * 50)
+
+
+def test_what_is_asked_for_is_told_and_dropped(lane: Scripted) -> None:
+    answer = floods(lane, DESTINATIONS[UNKNOWN], 5, hold_ms=0)
+    assert answer["drops"] == {"asked": 5}
+    assert answer["counters"]["tx_packets"] == 0
+    assert ["miss", "020000000099"] in answer["events"]
+    assert floods(lane, DESTINATIONS[BROADCAST], 5, hold_ms=0)["drops"] == {}
+
+
+def test_what_waits_is_sent_in_order_when_the_address_is_learned(lane: Scripted) -> None:
+    frames = [frame(DESTINATIONS[UNKNOWN], n) for n in range(20)]
+    answer = lane.ask(
+        waiting=[(PLAIN + each).hex() for each in frames],
+        afterwards=[(learned(1), 0)],
+        policy={"hold_ms": 5000},
+    )
+    assert answer["drops"] == {}
+    sent = [message[2] for message in answer["messages"]]
+    assert "".join(sent) == "".join(vxlan(each) for each in frames)
+
+
+def test_what_nobody_answers_for_is_dropped_when_its_time_is_over(lane: Scripted) -> None:
+    frames = [(PLAIN + frame(DESTINATIONS[UNKNOWN], n)).hex() for n in range(7)]
+    answer = lane.ask(frames=frames, policy={"hold_ms": 20}, until={"asked": 7})
+    assert answer["drops"] == {"asked": 7}
+    assert answer["messages"] == []
+
+
+def test_no_more_wait_than_there_is_room_for(lane: Scripted) -> None:
+    frames = [(PLAIN + frame(DESTINATIONS[UNKNOWN], n % 256)).hex() for n in range(300)]
+    answer = lane.ask(frames=frames, policy={"hold_ms": 10_000})
+    assert answer["drops"] == {"asked": 300 - 256}
+    answer = lane.ask(frames=frames[:256], afterwards=[(learned(1), 0)], policy={"hold_ms": 10_000})
+    assert answer["drops"] == {}
+    assert answer["counters"]["tx_packets"] == 256
+
+
+# Our own packets, that a route has led into the overlay
+
+OURS = {4: IPv4Address("192.0.2.1"), 6: IPv6Address("2001:db8::1")}
+OTHERS = {4: IPv4Address("192.0.2.9"), 6: IPv6Address("2001:db8::9")}
+
+
+def tunnelled(source: IPv4Address | IPv6Address, port: int) -> bytes:
+    remote = IPv4Address("192.0.2.2") if source.version == 4 else IPv6Address("2001:db8::2")
+    macs = (DESTINATIONS[UNKNOWN], bytes.fromhex("020000000007"))
+    spec = wire.TunnelSpec(local=source, remote=remote, vni=VNI, dst_port=port, ethernet=macs)
+    return wire.encapsulate(frame(DESTINATIONS[BROADCAST]), spec)[1]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_packet_of_our_own_tunnels_is_cut_and_those_of_others_pass(lane: Scripted, version: int) -> None:
+    locals_, ours = [each.packed.hex() for each in OURS.values()], [4789, 10800]
+    own = [tunnelled(OURS[version], port) for port in ours]
+    others = [tunnelled(OTHERS[version], 4789), tunnelled(OURS[version], 4790)]
+    frames = [(PLAIN + each).hex() for each in (*own, *others)]
+    answer = lane.ask(frames=frames, locals=locals_, ours=ours)
+    assert answer["drops"] == {"tunnel_loop": 2}
+    assert answer["counters"]["tx_packets"] == 2
+    cut = [(PLAIN + each[: 14 + (20 if version == 4 else 40) + 3]).hex() for each in own]
+    assert lane.ask(frames=cut, locals=locals_, ours=ours)["drops"] == {}

@@ -17,7 +17,8 @@ from vxcore._fast.watch import IN, OUT, Watch
 from vxcore.watches import Sight
 
 REMOTE = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 2))
-WAY, VERDICT, DATA = 0, 1, -1
+WAY, VERDICT, PLACE, DATA = 0, 1, 4, -1
+NOWHERE = 0xFFFFFFFF
 
 
 class Rehearsed:
@@ -144,3 +145,17 @@ def test_words_are_found_for_a_packet_that_is_cut_anywhere(length: int) -> None:
             sight = Sight(way, verdict, 0, 0, 42, None, None, None, 0, 0, 0, None, 80, packet)
             assert trace.headline(sight)
             assert all(isinstance(step, str) for step in trace.steps(sight))
+
+
+def test_a_rehearsal_knows_ports_and_spokes(lane: Rehearsed) -> None:
+    watch, other = lane.watch(), lane.tables.add_remote(REMOTE[:15] + b"\x99", bytes(16))
+    packet = b"\x08\0\0\0\0\0\x2a\0" + b"\x02" + frame(7, 60)[1:]
+    lane.tables.fdb_replace(42, int.from_bytes(packet[8:14], "big"), other)
+    lane.lane.rehearse_in(packet, REMOTE, 1, 0, 8472)
+    lane.lane.rehearse_in(packet, REMOTE, 1, 0)
+    for remote in (0, other):
+        lane.tables.mark_spoke(remote, True)
+    lane.lane.rehearse_in(packet, REMOTE, 1, 0)
+    rows = watch.take()
+    assert [row[VERDICT] for row in rows] == [Verdict.WRONG_PORT, Verdict.DELIVERED, Verdict.DELIVERED]
+    assert [row[PLACE] for row in rows[1:]] == [0, NOWHERE]

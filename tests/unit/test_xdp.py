@@ -25,9 +25,10 @@ def instructions(code: bytes) -> list[tuple[int, int, int, int]]:
     return list(struct.iter_unpack("=BBhi", code))
 
 
+@pytest.mark.parametrize("ports", [{4789}, {10800, 10801}])
 @pytest.mark.parametrize("addresses", [["192.0.2.1"], ["2001:db8::1"], ["192.0.2.1", "2001:db8::1"]])
-def test_jumps_stay_within_the_program_and_go_forward(addresses: list[str]) -> None:
-    code = instructions(assemble(our_packets(tuple(map(ip_address, addresses)), 4789), 7))
+def test_jumps_stay_within_the_program_and_go_forward(addresses: list[str], ports: set[int]) -> None:
+    code = instructions(assemble(our_packets(tuple(map(ip_address, addresses)), ports), 7))
     for here, (operation, _, offset, _) in enumerate(code):
         if operation & 7 == 5 and operation not in (0x85, 0x95):
             assert 0 <= offset < len(code) - here - 1

@@ -223,16 +223,19 @@ def fdb_show(arguments: argparse.Namespace) -> int:
 
 # Remotes
 
-_REMOTE = Grammar("address", {"vni": "vnis"}, {}, needed=("address",))
+_REMOTE = Grammar("address", {"vni": "vnis"}, {"spoke": {"spoke": True}}, needed=("address",))
 _REMOTE_WORDS = argument(
-    "words", nargs="+", metavar="WORD", help="IP [vni LIST], the VNIs that it may speak in: 42,100-199 (all)"
+    "words",
+    nargs="+",
+    metavar="WORD",
+    help="IP [vni LIST] [spoke]: the VNIs that it may speak in, 42,100-199 (all); whether it is a spoke",
 )
 
 
 def _set_remote(arguments: argparse.Namespace, do: str) -> int:
     remote = _REMOTE.read(arguments.words)
     vnis = str(remote["vnis"]).split(",") if "vnis" in remote else None
-    return _change(arguments, do, address=remote["address"], vnis=vnis)
+    return _change(arguments, do, address=remote["address"], vnis=vnis, spoke=remote.get("spoke", False))
 
 
 @command(

@@ -154,7 +154,8 @@ def _remotes(rows: Rows) -> None:
 
 def _remote(row: Row) -> list[str]:
     vnis = "all" if row["vnis"] is None else ",".join(row["vnis"]) or "none"
-    why = [word for word, holds in (("added", row["named"]), ("learned", row["learned"])) if holds]
+    reasons = (("added", row["named"]), ("learned", row["learned"]), ("spoke", row["spoke"]))
+    why = [word for word, holds in reasons if holds]
     return [row["address"], vnis, ", ".join(why) or "used", str(row["uses"])]
 
 

@@ -60,7 +60,8 @@ SEGMENT = (
     ),
     argument("--broadcast", metavar="HOW", help="flood, drop, or frames a second such as 100 or 100/32"),
     argument("--multicast", metavar="HOW", help="the same of multicast frames"),
-    argument("--unknown-unicast", metavar="HOW", help="and of frames for nobody known"),
+    argument("--unknown-unicast", metavar="HOW", help="and of frames for nobody known; or ask"),
+    argument("--hold", type=number, metavar="MS", help="how long frames wait for what was asked"),
 )
 """The options about a segment: what `up` and `segment add` share."""
 
@@ -108,7 +109,14 @@ def up(arguments: argparse.Namespace) -> int:
     "receive the frames of many VNIs into files or a device, and send nothing",
     "vxcore collect --local 192.0.2.1 -w /var/captures --rotate 1GiB --keep 10",
     argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
-    argument("--dstport", type=number, metavar="PORT", help="UDP destination port (4789)"),
+    argument(
+        "--dstport",
+        dest="dstports",
+        type=number,
+        action="append",
+        metavar="PORT",
+        help="UDP port that packets come to; may be repeated (4789)",
+    ),
     argument(
         "--vni",
         dest="vnis",

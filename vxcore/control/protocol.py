@@ -294,6 +294,8 @@ class RemoteRow(Told, frozen=True):
     """It is there because frames came from it."""
     vnis: tuple[str, ...] | None
     """Those that it may speak in; null: all."""
+    spoke: bool
+    """What it sends to other spokes goes on to them from here."""
 
 
 class NeighbourRow(Told, frozen=True):

@@ -259,6 +259,7 @@ def _remote_row(row: Any, lists: dict[IPAddress, Any]) -> RemoteRow:
         named=bool(row["named"]),
         learned=bool(row["learned"]),
         vnis=lists.get(address),
+        spoke=bool(row["spoke"]),
     )
 
 

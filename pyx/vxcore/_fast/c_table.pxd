@@ -13,6 +13,7 @@ cdef extern from "vx_fdb.h" nogil:
         VX_MAX_REMOTES
         VX_MAX_PORTS
         VX_MAX_NEIGHBOURS
+        VX_MAX_DSTPORTS
         VX_N_VNIS
         VX_ANY_VNI
         VX_MAX_SEATS
@@ -24,9 +25,12 @@ cdef extern from "vx_fdb.h" nogil:
         VX_SEGMENT_COLLECTS
         VX_SEGMENT_SWITCHES
         VX_SEGMENT_PORTS
+        VX_SEGMENT_RELAYS
         VX_REMOTE_LISTED
+        VX_REMOTE_SPOKE
         VX_LISTED
         VX_UNLIMITED
+        VX_ASK
         VX_BROADCAST
         VX_MULTICAST
         VX_UNKNOWN_UNICAST
@@ -84,13 +88,16 @@ cdef extern from "vx_fdb.h" nogil:
         uint32_t n_prefixes
         uint32_t n_ports
         uint16_t ports[8]
+        uint16_t dstports_be[8]
+        uint32_t hold_ms
     cdef struct vx_neighbour:
         uint8_t address[16]
         uint64_t mac
         uint32_t segment
     cdef struct vx_segment:
         uint32_t vni
-        uint32_t port
+        uint16_t port
+        uint16_t dstport_be
         uint32_t n_flood
         uint32_t ageing_s
         uint32_t max_learned
@@ -153,6 +160,7 @@ cdef extern from "vx_fdb.h" nogil:
     bint vx_is_welcome(const vx_seat *seat, uint32_t segment, const uint8_t *address)
     uint64_t vx_find_neighbour(const vx_seat *seat, uint32_t segment, const uint8_t *address)
     const vx_policy *vx_policy_of(const vx_seat *seat, uint32_t segment)
+    bint vx_takes_port(const vx_seat *seat, uint32_t segment, uint16_t dstport_be)
     int32_t vx_fdb_find(const vx_seat *seat, const vx_segment *s, uint64_t mac, uint32_t now_s)
     void vx_fdb_find_batch(const vx_seat *seat, const vx_segment *s, const uint64_t *macs, uint32_t n,
                            int32_t *out, uint32_t now_s)

@@ -1,9 +1,10 @@
 # The codec's parts that others build on: header templates, and the walk through outer headers.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from vxcore._fast.c_bytes cimport vx_be16, vx_store16, vx_store32
+from vxcore._fast.c_bytes cimport vx_be16, vx_load16_raw, vx_store16, vx_store32
 from vxcore._fast.c_csum cimport vx_csum_add
 from vxcore._fast.c_batch cimport IPV4_AT, IPV6_AT, QUICK_LEN, TEMPLATE_LEN, Template, UDP_AT, VXLAN_AT
+from vxcore._fast.c_wire cimport VX_UDP_LEN
 from vxcore._fast.flow cimport PROTO_UDP
 from vxcore._fast.verdict cimport Verdict
 
@@ -115,14 +116,19 @@ cdef class Rules:
 
 # Up to the VXLAN header, from the layer on that the packet starts with.
 cdef Verdict walk_outer(Walk *w, const RuleBits *rules, int layer) noexcept nogil
+cdef inline uint16_t walked_port_be(const Walk *w) noexcept nogil:
+    """The UDP destination port of a packet that was walked to its VXLAN header."""
+    return vx_load16_raw(w.packet + w.at - VX_UDP_LEN + 2)
+
+
 # The outer source address as sixteen bytes; zeros where the walk did not get there.
 cdef void put_source(uint8_t *source, const Walk *w) noexcept nogil
 
 # The same for a packet that starts at Ethernet, from its first byte.
 cdef Verdict walk_to_vxlan(Walk *w, uint8_t *packet, uint32_t length, const RuleBits *rules) noexcept nogil
 # What goes in front of a VXLAN header; its length. Then its UDP checksum.
-cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed, uint8_t tos,
-                        uint8_t ttl) noexcept nogil
+cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed,
+                        uint16_t dstport_be, uint8_t tos, uint8_t ttl) noexcept nogil
 cdef bint has_checksum(const Template *t) noexcept nogil
 cdef void put_outer_checksum(const Template *t, uint8_t *vxlan, uint32_t head_len, const uint8_t *body,
                              uint32_t body_len, bint partial) noexcept nogil

@@ -285,8 +285,8 @@ cdef void patch(const Packets *p, uint32_t i, uint8_t *frame, uint32_t length, T
         put_udp_checksum(frame, length, t.version)
 
 
-cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed, uint8_t tos,
-                        uint8_t ttl) noexcept nogil:
+cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed,
+                        uint16_t dstport_be, uint8_t tos, uint8_t ttl) noexcept nogil:
     """For ports: write what goes in front of a VXLAN header; the length of that. The UDP checksum is zero.
 
     `payload_len` counts from the VXLAN header on; ttl 0 is the tunnel's.
@@ -296,6 +296,7 @@ cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint3
     cdef uint8_t *udp = vxlan - VX_UDP_LEN
     memcpy(vxlan - header_len, t.header + TEMPLATE_LEN - t.header_len, header_len)
     vx_store16(udp, port_of(t, hashed))
+    vx_store16_raw(udp + 2, dstport_be)
     vx_store16(udp + 4, <uint16_t>udp_len)
     if t.version == 4:
         put_ipv4(udp - VX_IPV4_LEN, VX_IPV4_LEN + udp_len, t, tos, ttl if ttl else t.ttl, t.flags & DF_SET)

@@ -16,7 +16,7 @@ from vxcore._fast.c_net cimport iovec, writev
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.codec cimport (
     RuleBits, Rules, Template, Tunnel, Walk, has_checksum, put_outer, put_outer_checksum, put_source,
-    walk_to_vxlan,
+    walk_to_vxlan, walked_port_be,
 )
 from vxcore._fast.flow cimport Flow, dissect
 from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
@@ -118,7 +118,7 @@ cdef Verdict open_packet(State *s, Datagram *d, uint32_t length) noexcept nogil:
     if verdict != DELIVERED:
         return verdict
     put_source(d.source, &w)
-    d.source_port, d.tos = w.source_port, w.tos
+    d.source_port, d.dstport_be, d.tos = w.source_port, walked_port_be(&w), w.tos
     d.data += w.at
     d.length = d.step = w.end - w.at
     memset(&d.vnet, 0, sizeof(vx_vnet))
@@ -156,7 +156,7 @@ cdef void send_whole(State *s, Template *t, const Piece *piece, const Heading *h
     cdef uint32_t header_len = t.header_len - VX_VXLAN_LEN
     cdef int error
     if s.port.superframes and header_len - VX_ETH_LEN + piece.head_len <= MAX_IP_LEN:
-        put_outer(t, piece.head, piece.head_len, heading.hash, heading.tos, heading.ttl)
+        put_outer(t, piece.head, piece.head_len, heading.hash, heading.dstport_be, heading.tos, heading.ttl)
         put_outer_checksum(t, piece.head, piece.head_len, NULL, 0, True)
         error = write_packet(s, t, piece, &heading.vnet)
         if error != EINVAL:
@@ -197,7 +197,7 @@ cdef void send_one(State *s, Template *t, const Piece *piece, const Heading *hea
             piece.head + VX_VXLAN_LEN, piece.head_len - VX_VXLAN_LEN, &heading.vnet):
         count(s.port.tally, BAD_OFFLOAD, 1)
         return
-    put_outer(t, piece.head, length, heading.hash, heading.tos, heading.ttl)
+    put_outer(t, piece.head, length, heading.hash, heading.dstport_be, heading.tos, heading.ttl)
     put_outer_checksum(t, piece.head, piece.head_len, piece.body, piece.body_len, False)
     report(s, heading, piece, write_packet(s, t, piece, &vnet))
 

@@ -55,6 +55,6 @@ cdef inline Hop *find_hop(HopView *view, uint32_t remote) noexcept nogil:
 # Write the outer headers of a UDP payload and return their length. `n` packets will come of it, and take
 # as many IPv4 identifications; `ttl` 0: the hop's own.
 cdef uint32_t put_outer(uint8_t *out, Hop *hop, uint32_t payload_len, uint32_t n, uint32_t hash,
-                        uint8_t tos, uint8_t ttl) noexcept nogil
+                        uint16_t dstport_be, uint8_t tos, uint8_t ttl) noexcept nogil
 # Store the sum over the pseudo-header where the UDP checksum goes: what a checksum offload starts from.
 cdef void put_partial(uint8_t *out, const Hop *hop, uint32_t payload_len) noexcept nogil

@@ -103,7 +103,7 @@ cdef void want_hop(HopView *view, uint32_t remote) noexcept nogil:
 
 
 cdef uint32_t put_outer(uint8_t *out, Hop *hop, uint32_t payload_len, uint32_t n, uint32_t hash,
-                        uint8_t tos, uint8_t ttl) noexcept nogil:
+                        uint16_t dstport_be, uint8_t tos, uint8_t ttl) noexcept nogil:
     cdef Template *t = &hop.template
     cdef uint32_t length = t.header_len - VX_VXLAN_LEN
     cdef uint8_t *udp = out + length - VX_UDP_LEN
@@ -111,6 +111,7 @@ cdef uint32_t put_outer(uint8_t *out, Hop *hop, uint32_t payload_len, uint32_t n
     ttl = ttl if ttl else t.ttl
     memcpy(out, t.header + TEMPLATE_LEN - t.header_len, length)
     vx_store16(udp, port_of(t, hash))
+    vx_store16_raw(udp + 2, dstport_be)
     vx_store16(udp + 4, <uint16_t>udp_len)
     if t.version == 4:
         put_ipv4(out + VX_ETH_LEN, length - VX_ETH_LEN + payload_len, t, tos, ttl, t.flags & DF_SET)

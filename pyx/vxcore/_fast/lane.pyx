@@ -7,7 +7,7 @@ holds no lock and never the GIL: Python starts it, reads its counters, and stops
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, write
 
@@ -17,7 +17,7 @@ from vxcore._fast.c_atomic cimport (
     vx_load_acquire, vx_load_acquire_p, vx_store_release, vx_store_release_p,
 )
 from vxcore._fast.c_bytes cimport (
-    vx_be32, vx_load16, vx_load16_raw, vx_load32, vx_load48, vx_store16_raw, vx_store64_raw,
+    vx_be16, vx_be32, vx_load16, vx_load16_raw, vx_load32, vx_load48, vx_store16_raw, vx_store64_raw,
 )
 from vxcore._fast.c_events cimport *
 from vxcore._fast.c_net cimport *
@@ -27,7 +27,12 @@ from vxcore._fast.c_wire cimport *
 from vxcore._fast.events cimport Ring
 from vxcore._fast.flow cimport *
 from vxcore._fast.gro cimport Joins, describe_undone, gro_add, gro_flush
-from vxcore._fast.gso cimport HEADS_LEN, MAX_PIECES, Cuts, Whole, finish_partial, gso_begin, gso_cut
+from vxcore._fast.gso cimport (
+    HEADS_LEN, MAX_PIECES, PIECE_ROOM, Cuts, Whole, finish_partial, gso_begin, gso_cut,
+)
+from vxcore._fast.hold cimport (
+    N_HELD, Held, Store, store_close, store_has, store_open, store_put, store_remove,
+)
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
 from vxcore._fast.repeats cimport N_REPEATS, NEW_ENOUGH, ONCE_TOO_OFTEN, Repeat, Repeated, note_repeat
@@ -41,29 +46,36 @@ cdef uint32_t NOWHERE = 0xFFFFFFFF
 cdef uint64_t BROADCAST_MAC = 0xFFFFFFFFFFFF
 cdef uint64_t NS_PER_S = 1000000000
 cdef uint32_t FROM_UNDERLAY = 0x80000000  # beside a VNI
+cdef uint64_t NS_PER_MS = 1000000
 
 cdef enum:
+    STAYS = -2               # the target of what a spoke sends to nobody but hosts here
     N_ROUNDS = 4             # bursts from one port before the others have their turn
     N_EVENTS = 64
+    SHORT_HEAD = 32          # room for a VXLAN and an Ethernet header
     BURST_BYTES = 1 << 18    # read from an overlay port before it is sent on: what stays in a usual L2 cache
     SWEEP_BUSY = 256         # buckets of the FDB looked over in a second with traffic
     SWEEP_IDLE = 8192        # and in one without: half a megabyte, well under a millisecond
     IDLE_MS = 1000
+    HELD_MS = 1              # while frames wait for addresses that were asked for
     ANSWERS_PER_S = 100      # to senders of frames that are too large for the underlay
     MAX_WATCHES = 4
     LOOPED_PER_S = 10        # to more than one host, from addresses that a loop seems to bring round
     N_TOLD = 64              # addresses told of to Python in a second, remembered to tell each once
+    KIND_SHIFT = 48          # in a token of epoll's: what it names, and its number
     STOP_TOKEN = 0
     UNDERLAY_TOKEN = 1
     OVERLAY_TOKEN = 2
-    GROUP_TOKEN = 3
+    SOCKET_TOKEN = 3         # its number is a descriptor, and above it a UDP port in network order
 
 
 # What one burst has found out already; the next packet most often asks the same.
 cdef struct Recent:
     uint32_t vni
-    int32_t segment          # of `vni`; NONE: nothing is known yet
+    uint16_t dstport_be
+    int32_t segment          # of `vni` and the UDP port; NONE: nothing is known yet
     int32_t peer             # a remote that `segment` admits
+    uint8_t spoke            # whether it is one
     uint64_t mac             # the last source learned, from `peer` in `segment`
 
 
@@ -115,12 +127,17 @@ cdef class Lane:
     cdef Cuts cuts
     cdef Joins *joins
     cdef Repeat *repeats
+    cdef Store store
     cdef Recent recent
     cdef Tally tally
     cdef int epoll_fd, stop_fd, lost_fd, failed_fd
     cdef int tos, ttl
     cdef bint strict, ecn_linux, superframes, rehearses
     cdef bint switched       # frames of this burst went to other overlay ports
+    cdef uint8_t dstports[8192]  # ours, a bit for each
+    cdef uint8_t locals[2][16]   # our addresses, of IPv4 and of IPv6; zeros: none
+    cdef bint relaying       # some of what came from the underlay waits in it again
+    cdef int32_t relayed_from  # the spoke whose frame is sent on; NONE: a host's here is sent
     cdef uint32_t now_s, answers_left, looped_left
     cdef uint64_t busy_poll_ns, swept_s, now_ns
     cdef uint64_t wakeups, bursts
@@ -135,7 +152,7 @@ cdef class Lane:
         self.joins = <Joins *>calloc(1, sizeof(Joins))
         self.repeats = <Repeat *>calloc(N_REPEATS, sizeof(Repeat))
         if not (self.slots and self.frames and self.datagrams and self.cuts.heads and self.cuts.pieces
-                and self.joins and self.repeats):
+                and self.joins and self.repeats and store_open(&self.store)):
             raise MemoryError("no memory for a lane")
 
     def __init__(self, Tables tables not None, underlays, overlays, *, tos: int = 0, ttl: int = 0,
@@ -147,6 +164,7 @@ cdef class Lane:
         self.seat = self.reader.seat
         self.tos, self.ttl, self.strict, self.ecn_linux = tos, ttl, strict, ecn_linux
         self.joins.tcp, self.joins.udp = join_tcp, join_udp
+        self.relayed_from = NONE
         self.busy_poll_ns = 1000 * <uint64_t>busy_poll_us
         self.tally.segments = <SegmentCounters *>calloc(tables.max_segments + 1, sizeof(SegmentCounters))
         self.due_len = (tables.max_segments + 1) * sizeof(Due)
@@ -206,7 +224,7 @@ cdef class Lane:
     def _watch_one(self, fd: int, kind: int, number: int, how: int = EPOLL_CTL_ADD, events: int = EPOLLIN):
         cdef epoll_event event
         event.events = <uint32_t>events
-        event.data.u64 = <uint64_t>kind << 32 | <uint64_t>number
+        event.data.u64 = <uint64_t>kind << KIND_SHIFT | <uint64_t>number
         if epoll_ctl(self.epoll_fd, how, fd, &event) < 0:
             raise OSError(errno, f"lane: watching descriptor {fd}: {os.strerror(errno)}")
 
@@ -222,6 +240,7 @@ cdef class Lane:
         free(self.cuts.pieces)
         free(self.joins)
         free(self.repeats)
+        store_close(&self.store)
         vx_unmap(self.due, self.due_len)
         free(self.overlays)
         free(self.underlays)
@@ -277,6 +296,20 @@ cdef class Lane:
         self._overlay_ports[number] = None
         return port
 
+    def know(self, locals_, dstports) -> None:
+        """What this VTEP's own packets look like, so that none enters it again: from one of these addresses
+        (packed, at most one of each family) to one of these UDP ports. At any time.
+        """
+        cdef const uint8_t *raw
+        bits = bytearray(sizeof(self.dstports))
+        for port in dstports:
+            bits[port >> 3] |= 1 << (port & 7)
+        raw = bits
+        memcpy(self.dstports, raw, sizeof(self.dstports))
+        for local in locals_:
+            raw = local
+            memcpy(self.locals[len(local) == 16], raw, len(local))
+
     def lost(self, number: int) -> int:
         """The errno for which an overlay port is read from no more; 0: it is well, or not there."""
         return vx_load_acquire(&self._overlay_at(number).lost)
@@ -288,9 +321,11 @@ cdef class Lane:
         epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, port.port.fd, NULL)  # if this lane has not noticed
         self._watch_one(port.port.fd, OVERLAY_TOKEN, number)
 
-    def listen(self, fd: int) -> None:
-        """Read from one more UDP socket too, bound to an IP multicast group, while the lane runs."""
-        self._watch_one(fd, GROUP_TOKEN, fd)
+    def listen(self, fd: int, dstport: int) -> None:
+        """Read from one more UDP socket too, bound to this port and an IP multicast group or an address of
+        ours, while the lane runs.
+        """
+        self._watch_one(fd, SOCKET_TOKEN, <uint32_t>fd | <uint64_t>vx_be16(dstport) << 32)
 
     def ignore(self, fd: int) -> None:
         """Read from it no more, once ``Tables.wait_for_lanes`` returns; until then it stays open."""
@@ -330,7 +365,8 @@ cdef class Lane:
         finally:
             vx_leave(self.seat)
 
-    def rehearse_in(self, packet: bytes, source: bytes, source_port: int = 0, tos: int = 0) -> None:
+    def rehearse_in(self, packet: bytes, source: bytes, source_port: int = 0, tos: int = 0,
+                    dstport: int = 4789) -> None:
         """The same of a packet from the underlay, from its VXLAN header on; `source` has 16 bytes."""
         cdef Datagram *first = &self.datagrams[0]
         cdef const uint8_t *address = source
@@ -340,6 +376,7 @@ cdef class Lane:
         memset(first, 0, sizeof(Datagram))
         first.data, first.length = self.slots + SLOT_ROOM, <uint32_t>len(packet)
         first.step, first.source_port, first.tos = first.length, <uint16_t>source_port, <uint8_t>tos
+        first.dstport_be = vx_be16(dstport)
         memcpy(first.source, address, sizeof(first.source))
         try:
             self._deliver_watched(first)
@@ -351,6 +388,7 @@ cdef class Lane:
         if not self.rehearses or len(packet) > SLOT_LEN:
             raise ValueError(f"{len(packet)} bytes, or a lane that does not rehearse")
         memcpy(self.slots + SLOT_ROOM, data, len(packet))
+        self.relaying = False
         vx_enter(self.seat)
         self._tick(0, 0)
 
@@ -385,7 +423,7 @@ cdef class Lane:
             vx_leave(self.seat)
             if self.seat.ring:
                 vx_wake_reader(self.seat.ring)
-            n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else IDLE_MS)
+            n = epoll_wait(self.epoll_fd, events, N_EVENTS, 0 if busy_until else self._nap_ms())
             vx_enter(self.seat)
             if n < 0 and errno != EINTR:
                 self.failed_fd = self.epoll_fd
@@ -397,6 +435,9 @@ cdef class Lane:
                     return 0
                 if failed > 0:
                     return failed
+
+    cdef inline int _nap_ms(self) noexcept nogil:
+        return HELD_MS if self.store.n else IDLE_MS
 
     cdef uint64_t _tick(self, int n_events, uint64_t busy_until) noexcept nogil:
         """Keep the time, and age the FDB; until when to look for more without sleeping, 0: not at all."""
@@ -413,19 +454,21 @@ cdef class Lane:
             self.answers_left, self.looped_left = ANSWERS_PER_S, LOOPED_PER_S
             memset(self.told, 0, sizeof(self.told))
             vx_fdb_sweep(self.seat, SWEEP_IDLE if n_events == 0 else SWEEP_BUSY, self.now_s)
+        if self.store.n:
+            self._release()
         if n_events > 0 and self.busy_poll_ns:
             return now_ns + self.busy_poll_ns
         return busy_until if now_ns < busy_until else 0
 
     cdef int _serve(self, uint64_t token) noexcept nogil:
         """One port's turn: below 0 to stop, an errno when the port failed, else 0."""
-        cdef uint64_t kind = token >> 32
+        cdef uint64_t kind = token >> KIND_SHIFT
         if kind == STOP_TOKEN:
             return -1
         if kind == UNDERLAY_TOKEN:
             return self._from_underlay(self.underlays[<uint32_t>token])
-        if kind == GROUP_TOKEN:
-            return self._from_group(<int>token)
+        if kind == SOCKET_TOKEN:
+            return self._from_socket(<int>token, <uint16_t>(token >> 32))
         return self._from_overlay(self._overlay_at(<uint32_t>token))
 
     cdef inline Overlay *_overlay_at(self, uint32_t number) noexcept nogil:
@@ -433,14 +476,15 @@ cdef class Lane:
 
     # -- underlay to overlay -------------------------------------------------------------------
 
-    cdef int _from_group(self, int fd) noexcept nogil:
-        """The UDP port reads from a group's socket for once: what comes says its family by itself."""
+    cdef int _from_socket(self, int fd, uint16_t dstport_be) noexcept nogil:
+        """The UDP port reads from another socket for once: what comes says its family by itself."""
         cdef Underlay *port = self.underlays[0]
         cdef int own = port.fd
+        cdef uint16_t own_port_be = port.dstport_be
         cdef int failed
-        port.fd = fd
+        port.fd, port.dstport_be = fd, dstport_be
         failed = self._from_underlay(port)
-        port.fd = own
+        port.fd, port.dstport_be = own, own_port_be
         return failed
 
     cdef int _from_underlay(self, Underlay *port) noexcept nogil:
@@ -462,17 +506,34 @@ cdef class Lane:
                     self._deliver_watched(&self.datagrams[i])
             gro_flush(self.joins)
             self._flush_overlays()
+            self.relaying = False
             if n < MAX_BURST:
                 return 0
         return 0
 
     cdef void _flush_overlays(self) noexcept nogil:
+        self._push_overlays()
+        if self.relaying:
+            self._push_underlays()
+        self._clear_cuts()
+
+    cdef void _push_overlays(self) noexcept nogil:
         cdef Overlay *port
         cdef uint32_t i
         for i in range(vx_load_acquire(&self.n_overlays)):
             port = self._overlay_at(i)
             port.flush(port.state)
+
+    cdef void _push_underlays(self) noexcept nogil:
+        cdef uint32_t i
+        for i in range(self.n_underlays):
+            self.underlays[i].flush(self.underlays[i].state)
+
+    cdef inline void _clear_cuts(self) noexcept nogil:
+        """The memory of pieces is free again: nothing waits anywhere."""
         self.cuts.n = self.cuts.used = 0
+        if self.tally.n_oversize:
+            self._answer_oversize()
 
     cdef void _deliver(self, const Datagram *d) noexcept nogil:
         """Each of the packets that came joined in one datagram, to its overlay port or a drop counter."""
@@ -494,16 +555,18 @@ cdef class Lane:
         if verdict != DELIVERED:
             return verdict
         length -= VX_VXLAN_LEN
-        if not self._admit(vx_load32(packet + 4) >> 8, remote, d.source, &verdict):
+        if not self._admit(vx_load32(packet + 4) >> 8, d, remote, &verdict):
             return verdict
         segment = vx_segment_at(self.seat, self.recent.segment)
-        if segment.flags & (VX_SEGMENT_COLLECTS | VX_SEGMENT_SWITCHES):
-            if segment.flags & VX_SEGMENT_COLLECTS:
-                return self._collect(d, segment, frame, length)
-            return self._deliver_switched(d, segment, frame, length, remote)
+        if segment.flags & VX_SEGMENT_COLLECTS:
+            return self._collect(d, segment, frame, length)
         verdict = self._accept(d, segment, frame, length, remote, &flow)
         if verdict != DELIVERED:
             return verdict
+        if segment.flags & VX_SEGMENT_SWITCHES | self.recent.spoke:
+            if self.recent.spoke:
+                return self._deliver_from_spoke(d, segment, frame, length, &flow)
+            return self._deliver_here(d, segment, frame, length, &flow)
         return self._hand_over(d, self._overlay_at(segment.port), frame, length, &flow)
 
     cdef inline Verdict _accept(self, const Datagram *d, const Segment *segment, uint8_t *frame,
@@ -530,25 +593,39 @@ cdef class Lane:
         gro_add(self.joins, port, frame, length, flow)
         return DELIVERED
 
-    cdef Verdict _deliver_switched(self, const Datagram *d, const Segment *segment, uint8_t *frame,
-                                   uint32_t length, int32_t remote) noexcept nogil:
-        """To the port of the segment behind which the destination is, or to all of them."""
+    cdef Verdict _deliver_here(self, const Datagram *d, const Segment *segment, uint8_t *frame,
+                               uint32_t length, const Flow *flow) noexcept nogil:
+        """To the port of the segment; of one that has several, to that behind which the destination is, or to
+        all of them.
+        """
         cdef Frame whole
-        cdef Flow flow
         cdef int32_t target = NONE
-        cdef Verdict verdict = self._accept(d, segment, frame, length, remote, &flow)
-        if verdict != DELIVERED:
-            return verdict
+        if not segment.flags & VX_SEGMENT_SWITCHES:
+            return self._hand_over(d, self._overlay_at(segment.port), frame, length, flow)
         if not frame[0] & 1:
             target = vx_fdb_find(self.seat, segment, vx_load48(frame), self.now_s)
         if is_port(target):
-            return self._hand_over(d, self._overlay_of(target), frame, length, &flow)
+            return self._hand_over(d, self._overlay_of(target), frame, length, flow)
         gro_flush(self.joins)  # of its flow some may wait
         whole.data, whole.length, whole.vnet = frame, length, d.vnet
         if not d.vnet.gso_type:
-            describe_undone(frame, length, &flow, self._overlay_at(segment.port).mtu, &whole.vnet)
-        self._flood_here(&whole, &flow, self.recent.segment, NULL)
+            describe_undone(frame, length, flow, self._overlay_at(segment.port).mtu, &whole.vnet)
+        self._flood_here(&whole, flow, self.recent.segment, NULL)
         return DELIVERED
+
+    cdef Verdict _deliver_from_spoke(self, const Datagram *d, const Segment *segment, uint8_t *frame,
+                                     uint32_t length, const Flow *flow) noexcept nogil:
+        """To hosts here, to other spokes, to both, or to one spoke alone."""
+        cdef int32_t target = self._target(segment, frame)
+        cdef Verdict verdict = DELIVERED
+        if target < 0:
+            verdict = self._deliver_here(d, segment, frame, length, flow)
+        if target == NONE:  # whoever is here is done with the frame before it is changed
+            gro_flush(self.joins)
+            self._push_overlays()
+        if target != STAYS:
+            self._relay(d, segment, frame, length, target)
+        return verdict
 
     cdef Verdict _collect(self, const Datagram *d, const Segment *segment, uint8_t *frame,
                           uint32_t length) noexcept nogil:
@@ -623,20 +700,32 @@ cdef class Lane:
             return INNER_TOO_SHORT
         return DELIVERED
 
-    cdef inline bint _admit(self, uint32_t vni, int32_t remote, const uint8_t *source,
+    cdef inline bint _admit(self, uint32_t vni, const Datagram *d, int32_t remote,
                             Verdict *verdict) noexcept nogil:
         """Whether the VNI is known and takes packets from the source; its segment then is `recent`."""
-        if self.recent.segment == NONE or self.recent.vni != vni:
-            self.recent.segment = vx_find_segment(self.seat, vni)
-            self.recent.vni, self.recent.peer, self.recent.mac = vni, NONE, 0
-        if self.recent.segment == NONE:
-            verdict[0] = UNKNOWN_VNI
-            return False
+        if (self.recent.segment == NONE or self.recent.vni != vni
+                or self.recent.dstport_be != d.dstport_be):
+            verdict[0] = self._find_segment(vni, d.dstport_be)
+            if verdict[0] != DELIVERED:
+                return False
         if remote != NONE and remote == self.recent.peer:
             return True
-        verdict[0] = self._check_source(remote, source)
+        verdict[0] = self._check_source(remote, d.source)
         self.recent.peer, self.recent.mac = remote if verdict[0] == DELIVERED else NONE, 0
+        self.recent.spoke = self.recent.peer != NONE and self._is_spoke(remote)
         return verdict[0] == DELIVERED
+
+    cdef Verdict _find_segment(self, uint32_t vni, uint16_t dstport_be) noexcept nogil:
+        """Of a packet that came to one of our UDP ports; it becomes the recent one."""
+        self.recent.segment = vx_find_segment(self.seat, vni)
+        self.recent.vni, self.recent.dstport_be = vni, dstport_be
+        self.recent.peer, self.recent.mac = NONE, 0
+        if self.recent.segment == NONE:
+            return UNKNOWN_VNI
+        if not vx_takes_port(self.seat, self.recent.segment, dstport_be):
+            self.recent.segment = NONE
+            return WRONG_PORT
+        return DELIVERED
 
     cdef Verdict _check_source(self, int32_t remote, const uint8_t *source) noexcept nogil:
         """Of a packet in the recent segment, from a remote or (NONE) a stranger."""
@@ -668,6 +757,61 @@ cdef class Lane:
         if vx_is_wanted(self.seat.ring, kind) and self.told[key >> 58] != key:
             self.told[key >> 58] = key
             vx_tell(self.seat.ring, kind, vni, mac, NOWHERE, NOWHERE, source)
+
+    # -- from spoke to spoke -------------------------------------------------------------------
+
+    cdef inline bint _is_spoke(self, uint32_t remote) noexcept nogil:
+        return vx_remote_at(self.seat, remote).flags & VX_REMOTE_SPOKE != 0
+
+    cdef int32_t _target(self, const Segment *segment, const uint8_t *frame) noexcept nogil:
+        """The spoke that a frame from the recent one is for, NONE: all others, and who is here; or STAYS."""
+        cdef int32_t target = NONE
+        if not frame[0] & 1:
+            target = vx_fdb_find(self.seat, segment, vx_load48(frame), self.now_s)
+        if target == NONE:
+            return NONE if segment.flags & VX_SEGMENT_RELAYS else <int32_t>STAYS
+        if target & VX_TARGET_PORT or target == self.recent.peer or not self._is_spoke(target):
+            return STAYS
+        return target
+
+    cdef void _relay(self, const Datagram *d, const Segment *segment, uint8_t *data, uint32_t length,
+                     int32_t target) noexcept nogil:
+        """Send the recent spoke's frame on, to one other, or (NONE) to all others of the flood set."""
+        cdef uint32_t number = self.recent.segment
+        cdef Frame frame
+        cdef Flow flow
+        dissect(data, length, &flow, False)  # anew: a mark may have been carried into it
+        frame.data, frame.length, frame.vnet = data, length, d.vnet
+        if not frame.vnet.gso_type:
+            describe_undone(data, length, &flow, self._overlay_at(segment.port).mtu, &frame.vnet)
+        if frame.vnet.flags and not frame.vnet.gso_type:
+            finish_partial(data, length, &frame.vnet)
+            memset(&frame.vnet, 0, sizeof(vx_vnet))
+        if self.cuts.used + PIECE_ROOM + SHORT_HEAD > HEADS_LEN:
+            self._flush()
+        self.relayed_from, self.relaying = self.recent.peer, True
+        self.superframes = self._take_superframes()
+        if target != NONE or self._may_flood(segment, number, &frame):
+            self._send_frame(&frame, &flow, segment, number, target)
+        self.relayed_from = NONE
+
+    cdef void _answer_spoke(self, const Segment *segment, uint32_t number, const uint8_t *answer,
+                            uint32_t length) noexcept nogil:
+        """Send a frame of our own to a host behind a spoke."""
+        cdef int32_t remote = vx_fdb_find(self.seat, segment, vx_load48(answer), self.now_s)
+        cdef int32_t relayed_from = self.relayed_from
+        cdef Frame frame
+        cdef Flow flow
+        if <uint32_t>remote >= VX_TARGET_PORT or not self._is_spoke(remote):
+            return
+        self.relayed_from = NONE
+        frame.data, frame.length = self.cuts.heads + PIECE_ROOM + VX_VXLAN_LEN, length
+        memcpy(frame.data, answer, length)
+        memset(&frame.vnet, 0, sizeof(vx_vnet))
+        dissect(frame.data, length, &flow, False)
+        self._send_frame(&frame, &flow, segment, number, remote)
+        self._push_underlays()
+        self.cuts.n, self.relayed_from = 0, relayed_from
 
     # -- overlay to underlay -------------------------------------------------------------------
 
@@ -759,12 +903,10 @@ cdef class Lane:
         return True
 
     cdef void _flush(self) noexcept nogil:
-        cdef uint32_t i
-        for i in range(self.n_underlays):
-            self.underlays[i].flush(self.underlays[i].state)
-        self.cuts.n = self.cuts.used = 0
-        if self.tally.n_oversize:
-            self._answer_oversize()
+        self._push_underlays()
+        if self.relaying:
+            self._push_overlays()
+        self._clear_cuts()
 
     cdef void _answer_oversize(self) noexcept nogil:
         """Tell senders of what fits, so many of them in a second."""
@@ -776,7 +918,10 @@ cdef class Lane:
             length = too_big_answer(answer, o)
             if length and self.answers_left:
                 self.answers_left -= 1
-                self._reply(self._port_to(o.segment, vx_load48(answer)), answer, length)
+                if self.relaying:
+                    self._answer_spoke(vx_segment_at(self.seat, o.segment), o.segment, answer, length)
+                else:
+                    self._reply(self._port_to(o.segment, vx_load48(answer)), answer, length)
         self.tally.n_oversize = 0
 
     cdef Overlay *_port_to(self, uint32_t number, uint64_t mac) noexcept nogil:
@@ -799,33 +944,67 @@ cdef class Lane:
     cdef void _forward(self, Frame *frame, Overlay *port, uint32_t number) noexcept nogil:
         """Send one frame that came by a port to its remote, or to all of the flood set."""
         cdef const Segment *segment = vx_segment_at(self.seat, number)
-        cdef Heading heading
         cdef Flow flow
         cdef int32_t remote
         if is_tag(vx_load16(frame.data + 12)):
             count(&self.tally, INNER_VLAN, 1)
             return
         dissect(frame.data, frame.length, &flow, False)
+        if flow.proto == PROTO_UDP and self._is_own(frame, &flow):
+            count(&self.tally, TUNNEL_LOOP, 1)
+            return
         remote = NONE
         if not frame.data[0] & 1:
             remote = vx_fdb_find(self.seat, segment, vx_load48(frame.data), self.now_s)
-        if <uint32_t>remote >= VX_TARGET_PORT and not self._leaves(frame, &flow, port, number, remote):
+        if segment.flags & VX_SEGMENT_RELAYS:
+            self._note_host(segment, vx_load48(frame.data + 6))
+        if (<uint32_t>remote >= VX_TARGET_PORT or self.store.n) and not self._leaves(
+                frame, &flow, port, number, remote):
             return
+        self._send_frame(frame, &flow, segment, number, remote)
+
+    cdef inline bint _is_own(self, const Frame *frame, const Flow *flow) noexcept nogil:
+        """Whether a frame is a packet of our tunnels: a route leads into the overlay."""
+        cdef uint16_t port
+        if flow.l4_off == 0 or flow.l4_off + VX_UDP_LEN > frame.length:
+            return False
+        port = vx_load16(frame.data + flow.l4_off + 2)
+        if not self.dstports[port >> 3] >> (port & 7) & 1:
+            return False
+        if flow.version == 4:
+            return memcmp(frame.data + flow.ip_off + 12, self.locals[0], 4) == 0
+        return memcmp(frame.data + flow.ip_off + 8, self.locals[1], 16) == 0
+
+    cdef void _note_host(self, const Segment *segment, uint64_t mac) noexcept nogil:
+        """Learn who is here, so that what a spoke sends to them does not go to all other spokes, too."""
+        if (segment.flags & (VX_SEGMENT_LEARNS | VX_SEGMENT_SWITCHES) == VX_SEGMENT_LEARNS
+                and not self.rehearses):  # one that switches has learned it
+            vx_fdb_learn(self.seat, segment, mac, VX_TARGET_PORT | segment.port, self.now_s)
+
+    cdef void _send_frame(self, Frame *frame, const Flow *flow, const Segment *segment, uint32_t number,
+                          int32_t remote) noexcept nogil:
+        """To one remote, or (NONE) to the flood set."""
+        cdef Heading heading
         heading.segment, heading.hash, heading.vnet = number, flow.hash, frame.vnet
+        heading.dstport_be = segment.dstport_be
         heading.tos = (flow.tos if self.tos < 0 else <uint8_t>self.tos) & 0xFC
         heading.tos |= outer_ecn(flow.tos, self.ecn_linux)
         heading.ttl = flow.ttl if self.ttl < 0 else 0
         if frame.vnet.gso_type and not self.superframes:
-            self._send_cut(frame, &flow, segment, remote, &heading)
+            self._send_cut(frame, flow, segment, remote, &heading)
         else:
             self._send_whole(frame, segment, remote, &heading)
 
     cdef bint _leaves(self, Frame *frame, const Flow *flow, Overlay *port, uint32_t number,
                       int32_t target) noexcept nogil:
-        """Whether a frame that is for no remote alone goes to the flood set. Hosts behind other ports of the
-        segment have got it then, if it is for them.
+        """Whether a frame goes to its remote, before which others may wait, or to the flood set. Hosts behind
+        other ports of the segment have got it then, if it is for them.
         """
         cdef const Segment *segment = vx_segment_at(self.seat, number)
+        if <uint32_t>target < VX_TARGET_PORT:
+            if store_has(&self.store, segment.vni, vx_load48(frame.data)):
+                self._release()
+            return True
         if target != NONE:
             self._pass_on(frame, flow, port, segment, target)
             return False
@@ -859,7 +1038,7 @@ cdef class Lane:
 
     cdef bint _comes_round(self, uint32_t key, uint32_t port, const uint8_t *frame,
                            uint32_t length) noexcept nogil:
-        """Whether a frame to more than one host came too often by this way, which `key` names with its VNI."""
+        """Whether a frame to more than one host came too often by this way: `key` names it, with its VNI."""
         cdef Repeated often = NEW_ENOUGH
         if self.seat.tables.fdb.max_moves and not self.rehearses:
             often = note_repeat(self.repeats, key, frame, length, self.now_s)
@@ -955,6 +1134,7 @@ cdef class Lane:
     cdef bint _may_flood(self, const Segment *segment, uint32_t number, const Frame *frame) noexcept nogil:
         """Whether a frame to more than one, or to nobody that is known, goes to the flood set."""
         cdef uint64_t mac = vx_load48(frame.data)
+        cdef const vx_policy *policy
         cdef bint alone = segment.n_flood == 0 and not segment.flags & VX_SEGMENT_SWITCHES
         cdef Verdict verdict = NO_REMOTE if alone else DELIVERED
         cdef int kind = VX_UNKNOWN_UNICAST
@@ -963,10 +1143,62 @@ cdef class Lane:
         elif segment.flags:
             self._tell_once(VX_MISS_EVENT, segment.vni, mac, NULL)
         if segment.flags & VX_SEGMENT_HAS_POLICY:
-            verdict = self._check_rate(vx_policy_of(self.seat, number), number, kind, frame, verdict)
+            policy = vx_policy_of(self.seat, number)
+            if policy.rate[kind] == <uint32_t>VX_ASK:
+                if self.relayed_from == NONE and self._hold(segment.vni, number, frame, policy.hold_ms):
+                    return False
+                verdict = ASKED
+            else:
+                verdict = self._check_rate(policy, number, kind, frame, verdict)
         if verdict != DELIVERED:
             count(&self.tally, verdict, 1)
         return verdict == DELIVERED
+
+    cdef bint _hold(self, uint32_t vni, uint32_t number, const Frame *frame,
+                    uint32_t hold_ms) noexcept nogil:
+        """Whether a frame waits until it is known where its address is: there is time for that, and room."""
+        cdef Held *held = store_put(&self.store, frame) if hold_ms and not self.rehearses else NULL
+        if held == NULL:
+            return False
+        held.vni, held.segment, held.mac = vni, number, vx_load48(frame.data)
+        held.until_ns = self.now_ns + NS_PER_MS * hold_ms
+        return True
+
+    cdef void _release(self) noexcept nogil:
+        """Send what waits for addresses that are known now, and drop what has waited long enough."""
+        cdef uint8_t gone[N_HELD]
+        cdef uint32_t i, n_gone = 0
+        self.superframes = self._take_superframes()
+        for i in range(self.store.n):
+            gone[i] = self._release_one(&self.store.held[i])
+            n_gone += gone[i]
+        if n_gone:
+            self._flush()
+            if self.switched:
+                self._flush_overlays()
+                self.switched = False
+            store_remove(&self.store, gone)
+
+    cdef bint _release_one(self, Held *held) noexcept nogil:
+        """Whether it waits no longer."""
+        cdef int32_t number = vx_find_segment(self.seat, held.vni), remote = NONE
+        cdef const Segment *segment
+        cdef Flow flow
+        if number == <int32_t>held.segment:
+            segment = vx_segment_at(self.seat, number)
+            remote = vx_fdb_find(self.seat, segment, held.mac, self.now_s)
+            if is_port(remote) and segment.flags & VX_SEGMENT_SWITCHES:
+                dissect(held.frame.data, held.frame.length, &flow, False)
+                self._to_port(&held.frame, &flow, self._overlay_of(remote))
+                return True
+            if <uint32_t>remote >= VX_TARGET_PORT and self.now_ns < held.until_ns:
+                return False
+        if <uint32_t>remote >= VX_TARGET_PORT:  # or its segment is gone
+            count(&self.tally, ASKED, 1)
+            return True
+        dissect(held.frame.data, held.frame.length, &flow, False)
+        self._send_frame(&held.frame, &flow, segment, number, remote)
+        return True
 
     cdef Verdict _check_rate(self, const vx_policy *policy, uint32_t number, int kind, const Frame *frame,
                              Verdict verdict) noexcept nogil:
@@ -1009,8 +1241,20 @@ cdef class Lane:
         self.cuts.n += 1
         piece.head, piece.head_len = frame.data - VX_VXLAN_LEN, VX_VXLAN_LEN + frame.length
         piece.body, piece.body_len = NULL, 0
+        if self.relayed_from != NONE and not frame.vnet.gso_type:
+            self._spare_what_is_in_front(piece)
         vx_store64_raw(piece.head, self._vxlan(segment))
         self._send(piece, 1, segment, remote, heading)
+
+    cdef void _spare_what_is_in_front(self, Piece *piece) noexcept nogil:
+        """Of packets that came joined, the one before, which may still wait: let an underlay that writes
+        outer headers in front of a piece do so in other memory.
+        """
+        cdef uint32_t head_len = VX_VXLAN_LEN + VX_ETH_LEN
+        piece.body, piece.body_len = piece.head + head_len, piece.head_len - head_len
+        piece.head, piece.head_len = self.cuts.heads + self.cuts.used + PIECE_ROOM, head_len
+        memcpy(piece.head, piece.body - head_len, head_len)
+        self.cuts.used += PIECE_ROOM + SHORT_HEAD
 
     cdef void _send_cut(self, Frame *frame, const Flow *flow, const Segment *segment, int32_t remote,
                         Heading *heading) noexcept nogil:
@@ -1034,7 +1278,11 @@ cdef class Lane:
             self._send_to(pieces, n, remote, heading)
             return
         for k in range(segment.n_flood):
-            self._send_to(pieces, n, vx_flood(segment)[k], heading)
+            if self.relayed_from == NONE or self._relays_to(vx_flood(segment)[k]):
+                self._send_to(pieces, n, vx_flood(segment)[k], heading)
+
+    cdef inline bint _relays_to(self, uint32_t remote) noexcept nogil:
+        return <int32_t>remote != self.relayed_from and self._is_spoke(remote)
 
     cdef inline void _send_to(self, const Piece *pieces, uint32_t n, uint32_t remote,
                               Heading *heading) noexcept nogil:
@@ -1050,6 +1298,7 @@ cdef class Lane:
 
     cdef void _forward_watched(self, Frame *frame, Overlay *port, uint32_t number) noexcept nogil:
         cdef const Segment *segment = vx_segment_at(self.seat, number)
+        cdef uint32_t n_held = self.store.n
         cdef Watched seen
         cdef vx_sight sight
         if not self._begin_watched(&seen, VX_OUT, segment.vni, frame.data, frame.data, frame.length):
@@ -1066,6 +1315,8 @@ cdef class Lane:
         self._note_counts(&seen)
         self._forward(frame, port, number)
         self._flush()
+        if self.store.n > n_held:
+            sight.verdict = ASKED  # so far
         self._end_watched(&seen, VX_OUT, segment.vni, &sight)
 
     cdef void _deliver_watched(self, const Datagram *d) noexcept nogil:
@@ -1104,6 +1355,8 @@ cdef class Lane:
         sight.learned = self._learned_since(&seen)
         if self.recent.segment != NONE and self.recent.vni == vni:
             sight.port = vx_segment_at(self.seat, self.recent.segment).port
+            if self.recent.spoke and self._target(vx_segment_at(self.seat, self.recent.segment), frame) >= 0:
+                sight.port = NOWHERE  # it was sent on, to another spoke
         self._end_watched(&seen, VX_IN, vni, &sight)
 
     cdef bint _begin_watched(self, Watched *seen, vx_way way, uint32_t vni, const uint8_t *frame,

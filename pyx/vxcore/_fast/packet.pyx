@@ -13,7 +13,9 @@ from libc.string cimport memcpy, memset
 from vxcore._fast.c_net cimport *
 from vxcore._fast.c_packet cimport sockaddr_ll
 from vxcore._fast.c_wire cimport *
-from vxcore._fast.codec cimport LAYER_ETHERNET, UDP_CHECK, RuleBits, Rules, Walk, put_source, walk_outer
+from vxcore._fast.codec cimport (
+    LAYER_ETHERNET, UDP_CHECK, RuleBits, Rules, Walk, put_source, walk_outer, walked_port_be,
+)
 from vxcore._fast.hops cimport *
 from vxcore._fast.packet_ring cimport *
 from vxcore._fast.port cimport *
@@ -32,6 +34,7 @@ cdef enum:
 
 cdef struct Message:
     uint32_t part, n_pieces, step, n_bytes, segment, remote, hash, mtu
+    uint16_t dstport_be
     uint8_t tos, ttl
 
 
@@ -148,7 +151,7 @@ cdef inline Verdict open_packet(State *s, const Taken *packet, Datagram *d) noex
     if verdict != DELIVERED:
         return verdict
     put_source(d.source, &w)
-    d.source_port, d.tos = w.source_port, w.tos
+    d.source_port, d.dstport_be, d.tos = w.source_port, walked_port_be(&w), w.tos
     d.data, d.length, d.step = w.packet + w.at, w.end - w.at, w.end - w.at
     memset(&d.vnet, 0, sizeof(vx_vnet))
     if packet.vnet.gso_type or packet.vnet.flags & VX_VNET_NEEDS_CSUM:
@@ -221,6 +224,7 @@ cdef inline void enqueue(State *s, const Piece *pieces, uint32_t n, Hop *hop,
     message.n_bytes = payload_len - n * VX_VXLAN_LEN
     message.remote, message.hash = heading.remote_id, heading.hash
     message.tos, message.ttl, message.mtu = heading.tos, heading.ttl, hop.mtu
+    message.dstport_be = heading.dstport_be
     parts[0] = iovec(&q.heads[q.n][0], put_head(&q.heads[q.n][0], hop, payload_len, n, message))
     msg.msg_name, msg.msg_namelen = &hop.name, sizeof(sockaddr_ll)
     msg.msg_iov, msg.msg_iovlen = parts, 1 + 2 * n
@@ -232,8 +236,8 @@ cdef inline uint32_t put_head(uint8_t *head, Hop *hop, uint32_t payload_len, uin
                               const Message *message) noexcept nogil:
     """The virtio-net header and the outer headers of a run of n pieces; their length."""
     cdef vx_vnet *vnet = <vx_vnet *>head
-    cdef uint32_t length = put_outer(head + VNET_LEN, hop, payload_len, n, message.hash, message.tos,
-                                     message.ttl)
+    cdef uint32_t length = put_outer(head + VNET_LEN, hop, payload_len, n, message.hash, message.dstport_be,
+                                     message.tos, message.ttl)
     memset(vnet, 0, sizeof(vx_vnet))
     if n > 1 or hop.template.flags & UDP_CHECK:
         vnet.flags = VX_VNET_NEEDS_CSUM

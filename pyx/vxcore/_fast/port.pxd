@@ -58,6 +58,7 @@ cdef struct Datagram:
     uint32_t step
     vx_vnet vnet
     uint16_t source_port
+    uint16_t dstport_be      # which of our UDP ports it came to
     uint8_t tos
     uint8_t source[16]       # IPv4 as ::ffff:a.b.c.d
 
@@ -73,6 +74,7 @@ cdef struct Heading:
     uint32_t remote_id
     uint32_t segment         # whose counters it goes under
     uint32_t hash            # of the inner flow: chooses the source port
+    uint16_t dstport_be      # of the segment, in the place of the remote's
     uint8_t tos, ttl         # ttl 0: the port's own
     bint df
     vx_vnet vnet             # of the one frame, where the port takes super-frames
@@ -123,6 +125,7 @@ cdef class OverlayPort:
 cdef struct Underlay:
     void *state
     int fd                   # readable when datagrams wait
+    uint16_t dstport_be      # of a UDP socket: the port that fd is bound to
     bint superframes         # takes frames whole, as Heading.vnet describes them
     Tally *tally
     int (*receive)(void *state, Datagram *out, uint32_t max) noexcept nogil

@@ -56,7 +56,7 @@ cdef inline uint64_t hash_of(uint32_t segment, const uint8_t *frame, uint32_t le
 # -- for tests --------------------------------------------------------------------------------------
 
 def held_back(frames) -> list[bool]:
-    """Of frames of at least 14 bytes, each with its segment and the second in which it comes, which are held."""
+    """Of frames of at least 14 bytes, each with its segment and the second it comes in, which are held."""
     cdef Repeat *rows = <Repeat *>calloc(N_REPEATS, sizeof(Repeat))
     cdef const uint8_t[::1] view
     if rows == NULL:

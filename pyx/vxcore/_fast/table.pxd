@@ -34,6 +34,7 @@ cdef class Tables:
     cdef int _put_neighbour(self, uint32_t segment, const uint8_t *address, uint64_t mac) except -1
     cdef int _drop_neighbour(self, uint32_t number) except -1
     cdef uint32_t _n_learned(self, uint32_t vni) noexcept nogil
+    cdef int _mark_relaying(self, uint32_t segment) except -1
     cdef Remote *_edit_remote(self, uint32_t remote) except NULL
     cdef void *_edit(self, int which, uint64_t at) except NULL
     cdef void _let_lanes_pass(self) noexcept nogil

@@ -19,6 +19,7 @@ from array import array
 
 import numpy as np
 
+from vxcore._fast.c_bytes cimport vx_be16
 from vxcore._fast.c_events cimport vx_wake_reader
 from vxcore._fast.c_table cimport *
 from vxcore._fast.events cimport Ring
@@ -30,6 +31,7 @@ cdef enum:
     LANE_BATCH = 256         # addresses that Reader.fdb_find looks up at a time, as a lane does
     SLACK = 4096             # entries that lanes may add while the FDB is read
     MAX_PREFIXES = 64        # of one segment: looked through for packets that no remote has sent
+    DSTPORT = 4789           # RFC 7348 section 8
     REMOTE_BITS = 20         # of a remote's number in a key of Pairs (VX_MAX_REMOTES)
     PAIRS_AT_ONCE = 4096
     KEPT = 1                 # in a log of old values: this row was not applied
@@ -45,9 +47,9 @@ FDB_ROW = np.dtype([("vni", "u4"), ("kind", "u1"), ("mac", "u8"), ("remote", "i4
                     ("sequence", "u4"), ("seen_s", "u4")], align=True)
 SEGMENT_ROW = np.dtype([("segment", "u4"), ("vni", "u4"), ("port", "u4"), ("n_flood", "u4"),
                         ("ageing_s", "u4"), ("max_learned", "u4"), ("n_learned", "u4"), ("learning", "?"),
-                        ("any_source", "?")])
+                        ("any_source", "?"), ("dstport", "u2")])
 REMOTE_ROW = np.dtype([("remote", "u4"), ("family", "u4"), ("address", "u1", 16), ("name", "u1", 28),
-                       ("listed", "?")])
+                       ("listed", "?"), ("spoke", "?")])
 NEIGHBOUR_ROW = np.dtype([("vni", "u4"), ("address", "u1", 16), ("mac", "u8"), ("router", "?")])
 SEEN = ("well", "elsewhere", "looping")
 FLOODED = ("broadcast", "multicast", "unknown_unicast")
@@ -121,6 +123,12 @@ def check_policy(vnis, ageing_s: int, max_learned: int) -> None:
     for what, given, most in limits:
         if not 0 <= given <= most and len(vnis):
             raise ValueError(f"VNI {vnis[0]}: {what} {given}; 0 to {most} is right")
+
+
+def check_dstport(dstport: int) -> None:
+    """Raise ValueError for what is no UDP port."""
+    if not 1 <= dstport <= 65535:
+        raise ValueError(f"UDP port {dstport}; 1 to 65535 is right")
 
 
 def set_targets(values):
@@ -596,6 +604,30 @@ cdef class Tables:
             self._require_segment(segment)
             self._add_peer(vx_peer_key(segment, remote | VX_LISTED))
 
+    def mark_spoke(self, remote: int, spoke: bool) -> None:
+        """Let what a remote sends to others that are marked go on to them, or no longer."""
+        cdef uint32_t segment
+        cdef Remote *edited
+        with Change(self):
+            self._require_remote(remote)
+            edited = self._edit_remote(remote)
+            edited.flags = edited.flags & ~<uint32_t>VX_REMOTE_SPOKE | (VX_REMOTE_SPOKE if spoke else 0)
+            for segment in range(self.n_segments):
+                self._mark_relaying(segment)
+
+    cdef int _mark_relaying(self, uint32_t segment) except -1:
+        """Note whether some of a segment's flood set are spokes."""
+        cdef const Segment *s = self._segment(segment)
+        cdef uint16_t flags = s.flags & ~<uint16_t>VX_SEGMENT_RELAYS
+        cdef uint32_t k
+        for k in range(s.n_flood):
+            if self._remote(vx_flood(s)[k]).flags & VX_REMOTE_SPOKE:
+                flags |= VX_SEGMENT_RELAYS
+                break
+        if flags != s.flags:
+            self._edit_segment(segment).flags = flags
+        return 0
+
     def _check_remote(self, address: bytes, name: bytes) -> None:
         cdef const uint8_t *raw = address
         if len(address) != ADDRESS_LEN or len(name) not in (16, VX_NAME_LEN):
@@ -646,18 +678,19 @@ cdef class Tables:
     # -- segments ------------------------------------------------------------------------------
 
     def add_segment(self, vni: int, port: int, flood, *, learning: bool, ageing_s: int, max_learned: int,
-                    any_source: bool = False) -> int:
+                    any_source: bool = False, dstport: int = DSTPORT) -> int:
         """Add a segment with its overlay port and flood set (remote numbers); return its number.
 
         Its sources are the members of the flood set and its peers, or with `any_source` every remote.
+        `dstport` is the UDP port that its packets are sent to, by us and by them.
         Raises ValueError when the VNI is there already, a remote is unknown, or there is no room.
         """
         members = np.array(sorted(set(flood)), np.uint32)[np.newaxis]
         return int(self.add_segments([vni], members, port=port, learning=learning, ageing_s=ageing_s,
-                                     max_learned=max_learned, any_source=any_source)[0])
+                                     max_learned=max_learned, any_source=any_source, dstport=dstport)[0])
 
     def add_segments(self, vni, flood, *, port=0, learning: bool = True, ageing_s: int = 300,
-                     max_learned: int = 0, any_source: bool = False):
+                     max_learned: int = 0, any_source: bool = False, dstport: int = DSTPORT):
         """Add segments: `vni` (n,), `flood` one remote each (n,) or the same number for each (n, k),
         `port` one or (n,). Return their numbers as uint32 (n,). Otherwise as `add_segment`.
         """
@@ -668,15 +701,18 @@ cdef class Tables:
         flags = (VX_SEGMENT_PRESENT | (VX_SEGMENT_LEARNS if learning else 0)
                  | (VX_SEGMENT_ANY_SOURCE if any_source else 0))
         check_policy(vnis, ageing_s, max_learned)
+        check_dstport(dstport)
         with Change(self):
             self._check_ports(vnis, ports)
             self._number_segments(vnis, numbers, members.shape[1])
-            self._fill_segments(vnis, ports, members, numbers, ageing_s, max_learned, flags)
+            self._fill_segments(vnis, ports, members, numbers, ageing_s, max_learned, flags, dstport)
         return numbers
 
-    def add_collector(self, vni: int, port: int, ranges=(), *, any_source: bool = False) -> int:
+    def add_collector(self, vni: int, port: int, ranges=(), *, any_source: bool = False,
+                      dstports=(DSTPORT,)) -> int:
         """Add a segment that only receives: `vni`, or ANY_VNI for those that have no segment, and all VNIs of
-        `ranges`, pairs of the first and the last. Return its number. Raises as `add_segment`.
+        `ranges`, pairs of the first and the last, on the UDP ports `dstports`. Return its number. Raises as
+        `add_segment`.
         """
         cdef uint32_t number = 0, word, marked, last
         flags = VX_SEGMENT_PRESENT | VX_SEGMENT_COLLECTS | (VX_SEGMENT_ANY_SOURCE if any_source else 0)
@@ -684,8 +720,9 @@ cdef class Tables:
         with Change(self):
             self._check_ports(vnis, ports)
             self._number_segments(vnis, numbers, 0)
-            self._fill_segments(vnis, ports, np.empty((1, 0), np.uint32), numbers, 0, 0, flags)
+            self._fill_segments(vnis, ports, np.empty((1, 0), np.uint32), numbers, 0, 0, flags, 0)
             number = numbers[0]
+            self._set_dstports(number, list(dstports))
             for marked, last in ranges:
                 while marked <= last and marked < VX_N_VNIS:
                     word = self._segment_of(marked) + 1
@@ -695,14 +732,26 @@ cdef class Tables:
                     marked += 1
         return int(number)
 
+    def _set_dstports(self, number: int, dstports: list[int]) -> None:
+        cdef vx_policy *policy = <vx_policy *>self._edit(VX_POLICIES, number)
+        cdef int i
+        if not 1 <= len(dstports) <= VX_MAX_DSTPORTS:
+            raise ValueError(f"{len(dstports)} UDP ports; 1 to {VX_MAX_DSTPORTS} are right")
+        for i, dstport in enumerate(dstports):
+            check_dstport(dstport)
+            policy.dstports_be[i] = vx_be16(dstport)
+
     def change_segment(self, segment: int, *, port=None, flood=None, learning=None, ageing_s=None,
-                       max_learned=None, any_source=None) -> None:
+                       max_learned=None, any_source=None, dstport=None) -> None:
         """Change what is given of a segment, and nothing else of it."""
         cdef Segment *s
         with Change(self):
             self._require_segment(segment)
             vni = [self._segment(segment).vni]
             check_policy(vni, ageing_s or 0, max_learned or 0)
+            if dstport is not None:
+                check_dstport(dstport)
+                self._edit_segment(segment).dstport_be = vx_be16(dstport)
             if port is not None:
                 self._check_ports(vni, as_words(port, np.uint32, "port"))
             if flood is not None:
@@ -714,11 +763,13 @@ cdef class Tables:
             s.flags = with_flag(s.flags, VX_SEGMENT_LEARNS, learning)
             s.flags = with_flag(s.flags, VX_SEGMENT_ANY_SOURCE, any_source)
 
-    def set_policy(self, segment: int, *, rates=(None, None, None), bursts=(1, 1, 1), prefixes=()) -> None:
+    def set_policy(self, segment: int, *, rates=(None, None, None), bursts=(1, 1, 1), prefixes=(),
+                   hold_ms=None) -> None:
         """What a segment floods, and whom it takes packets from beside its peers.
 
         `rates` are packets a second of broadcast, multicast and unknown unicast frames that hosts send
         into it, of all lanes together; None: any number, 0: none. `bursts` is how many may come at once.
+        `hold_ms` is not None: unknown unicast is not flooded, but waits so long until it is known where to.
         `prefixes` are pairs of a 16-byte address and the number of its bits, of 128, that must agree.
         """
         cdef vx_policy *policy
@@ -730,6 +781,9 @@ cdef class Tables:
             for i in range(<int>VX_N_FLOODED):
                 policy.rate[i] = <uint32_t>VX_UNLIMITED if rates[i] is None else <uint32_t>rates[i]
                 policy.burst[i] = bursts[i]
+            if hold_ms is not None:
+                policy.rate[<int>VX_UNKNOWN_UNICAST] = <uint32_t>VX_ASK
+            policy.hold_ms = hold_ms or 0
             self._set_prefixes(policy, list(prefixes))
 
     cdef int _set_prefixes(self, vx_policy *policy, list prefixes) except -1:
@@ -748,8 +802,8 @@ cdef class Tables:
         return 0
 
     def set_ports(self, segment: int, ports) -> None:
-        """Give a segment several overlay ports, 2 to 8, in the place of the one it has: frames go between them,
-        too, and its hosts are learned behind them. Raises ValueError.
+        """Give a segment several overlay ports, 2 to 8, in the place of the one it has: frames go between
+        them, too, and its hosts are learned behind them. Raises ValueError.
         """
         cdef vx_policy *policy
         numbers = list(ports)
@@ -772,12 +826,14 @@ cdef class Tables:
         with Change(self):
             self._require_segment(segment)
             if not self._segment(segment).flags & VX_SEGMENT_HAS_POLICY:
-                return {"rates": (None,) * 3, "bursts": (1,) * 3, "prefixes": []}
+                return {"rates": (None,) * 3, "bursts": (1,) * 3, "prefixes": [], "hold_ms": None}
             policy = (<const vx_policy *>vx_array_get(&self.t.arrays[VX_POLICIES], segment))[0]
-            rates = [None if rate == <uint32_t>VX_UNLIMITED else rate for rate in policy.rate]
+            asks = policy.rate[<int>VX_UNKNOWN_UNICAST] == <uint32_t>VX_ASK
+            rates = [None if rate >= <uint32_t>VX_ASK else rate for rate in policy.rate]
             prefixes = [(bytes(policy.prefixes[i].address[:ADDRESS_LEN]), policy.prefixes[i].n_bits)
                         for i in range(policy.n_prefixes)]
-            return {"rates": tuple(rates), "bursts": tuple(policy.burst), "prefixes": prefixes}
+            return {"rates": tuple(rates), "bursts": tuple(policy.burst), "prefixes": prefixes,
+                    "hold_ms": policy.hold_ms if asks else None}
 
     def find_segment(self, vni: int) -> int:
         """The number of the segment of a VNI, or -1."""
@@ -889,12 +945,13 @@ cdef class Tables:
 
     def _fill_segments(self, const uint32_t[::1] vnis, const uint32_t[::1] ports,
                        const uint32_t[:, ::1] members, const uint32_t[::1] numbers,
-                       ageing_s: int, max_learned: int, flags: int) -> None:
+                       ageing_s: int, max_learned: int, flags: int, dstport: int) -> None:
         cdef Segment model
         cdef Py_ssize_t i
         memset(&model, 0, sizeof(Segment))
         cdef bint some_cleared = len(self._cleared) > 0
         model.ageing_s, model.max_learned, model.flags = ageing_s, max_learned, flags
+        model.dstport_be = vx_be16(dstport)
         self._check_flood(vnis, members)
         for i in range(vnis.shape[0]):
             if vnis[i] >= <uint32_t>VX_N_VNIS + (flags & VX_SEGMENT_COLLECTS != 0):
@@ -913,6 +970,7 @@ cdef class Tables:
             s.flushed = self._flush_vnis(np.array([model.vni], np.uint32))
         if not vx_set_flood(self.t, s, members, n):
             raise MemoryError("no memory for the changed tables; nothing was applied")
+        self._mark_relaying(number)
         return self._set_word(VX_VNIS, model.vni, number + 1)
 
     def _change_flood(self, segment: int, flood) -> None:
@@ -925,6 +983,7 @@ cdef class Tables:
         self.n_flood += n - <int64_t>s.n_flood
         if not vx_set_flood(self.t, s, &members[0, 0] if n else NULL, n):
             raise MemoryError("no memory for the changed tables; nothing was applied")
+        self._mark_relaying(segment)
 
     # -- known peers ---------------------------------------------------------------------------
 
@@ -1286,7 +1345,8 @@ cdef class Tables:
             for i in range(self.n_segments):
                 s = self._segment(i)
                 rows[i] = (i, s.vni, s.port, s.n_flood, s.ageing_s, s.max_learned, self._n_learned(s.vni),
-                           s.flags & VX_SEGMENT_LEARNS, s.flags & VX_SEGMENT_ANY_SOURCE)
+                           s.flags & VX_SEGMENT_LEARNS, s.flags & VX_SEGMENT_ANY_SOURCE,
+                           vx_be16(s.dstport_be))
             return np.delete(rows, self._unused(self.n_segments, False))
 
     def segment_numbers(self):
@@ -1326,7 +1386,8 @@ cdef class Tables:
             for i in range(self.n_remotes):
                 remote = self._remote(i)
                 rows[i] = (i, remote.family, list(remote.address[:ADDRESS_LEN]),
-                           list(remote.name[:VX_NAME_LEN]), remote.flags & VX_REMOTE_LISTED)
+                           list(remote.name[:VX_NAME_LEN]), remote.flags & VX_REMOTE_LISTED,
+                           remote.flags & VX_REMOTE_SPOKE)
             return np.delete(rows, self._unused(self.n_remotes, True))
 
     def fdb(self, now_s: int = 0):

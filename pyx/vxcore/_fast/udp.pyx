@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 from vxcore._fast.c_bytes cimport vx_be16, vx_store16_raw
 from vxcore._fast.c_net cimport *
+from vxcore._fast.c_table cimport VX_NAME_LEN
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.flow cimport PROTO_UDP, Flow, dissect
 from vxcore._fast.port cimport *
@@ -34,6 +35,7 @@ cdef struct Message:
     const Remote *remote
     uint32_t part, n_pieces, step, last_len, n_bytes, segment
     int next                 # of the same source port; NOTHING: the last
+    uint16_t dstport_be
     uint8_t tos, ttl
 
 
@@ -50,7 +52,8 @@ cdef struct Buffers:
     mmsghdr msgs[256]
     iovec iov[64]
     uint8_t control[256][96]
-    sockaddr_in6 names[64]
+    sockaddr_in6 names[64]   # who sent what was received
+    sockaddr_in6 ends[256]   # where messages go
     uint32_t first[256]      # which of the queue's messages each is, and how many that follow it
     uint32_t n_merged[256]
 
@@ -71,8 +74,8 @@ cdef struct State:
 cdef class UdpPort(UnderlayPort):
     """Sockets of one local address by their descriptors, which the caller keeps open.
 
-    `receiver` is bound to the VXLAN port; `route` is a spare one, like the senders, that sends nothing
-    but tells the MTU of routes. `senders` has a pair for each source port: for single packets
+    `receiver` is bound to the UDP port `dstport`; `route` is a spare one, like the senders, that sends
+    nothing but tells the MTU of routes. `senders` has a pair for each source port: for single packets
     and for runs; the second is -1, in all or none, where the kernel is not to be asked for UDP_SEGMENT.
     Raises ValueError when there are none or more than 1,024.
     """
@@ -86,7 +89,7 @@ cdef class UdpPort(UnderlayPort):
         if not (self.s.queue and self.s.b and self.s.fds):
             raise MemoryError("no memory for a port")
 
-    def __init__(self, name: str, receiver: int, route: int, senders, family: int):
+    def __init__(self, name: str, receiver: int, route: int, senders, family: int, dstport: int = 4789):
         if not 1 <= len(senders) <= 1024:
             raise ValueError(f"{len(senders)} source ports: from 1 to 1024")
         self.name = name
@@ -98,7 +101,7 @@ cdef class UdpPort(UnderlayPort):
         self.s.n_receive = MAX_BURST
         self.s.route_fd = route
         self.s.port = &self.port
-        self.port.fd, self.port.state = receiver, &self.s
+        self.port.fd, self.port.state, self.port.dstport_be = receiver, &self.s, vx_be16(dstport)
         self.port.receive, self.port.send, self.port.flush = receive, send, flush
 
     def __dealloc__(self):
@@ -128,6 +131,7 @@ cdef int receive(void *state, Datagram *out, uint32_t max) noexcept nogil:
     for i in range(n):
         n_bytes += s.b.msgs[i].msg_len
         describe(&out[i], &s.b.msgs[i], &s.b.names[i])
+        out[i].dstport_be = s.port.dstport_be
     s.n_receive = smaller(MAX_BURST, larger(MIN_RECEIVE, RECEIVE_BYTES / (n_bytes / <uint32_t>n + 1)))
     return n
 
@@ -209,7 +213,7 @@ cdef inline void enqueue(State *s, const Piece *pieces, uint32_t n, const Headin
     cdef Message *message = &q.messages[q.n]
     cdef uint32_t i
     message.remote, message.segment = heading.remote, heading.segment
-    message.tos, message.ttl = heading.tos, heading.ttl
+    message.tos, message.ttl, message.dstport_be = heading.tos, heading.ttl, heading.dstport_be
     message.part, message.n_pieces, message.n_bytes = q.n_parts, n, 0
     message.step = pieces[0].head_len + pieces[0].body_len
     message.last_len = pieces[n - 1].head_len + pieces[n - 1].body_len
@@ -259,8 +263,10 @@ cdef void send_from(State *s, uint32_t source) noexcept nogil:
 
 
 cdef void to_front(Buffers *b, uint32_t at) noexcept nogil:
-    """Make a composed message the first, with its control data, which the next one would overwrite."""
+    """Make a composed message the first, with what belongs to it and the next one would overwrite."""
     b.msgs[0], b.first[0], b.n_merged[0] = b.msgs[at], b.first[at], b.n_merged[at]
+    b.ends[0] = b.ends[at]
+    b.msgs[0].msg_hdr.msg_name = &b.ends[0]
     memcpy(b.control[0], b.control[at], VX_CONTROL_LEN)
     if b.msgs[0].msg_hdr.msg_control != NULL:
         b.msgs[0].msg_hdr.msg_control = b.control[0]
@@ -277,7 +283,7 @@ cdef int compose(State *s, uint32_t at, int first) noexcept nogil:
     cdef Message *message = &s.queue.messages[first]
     cdef msghdr *msg = &s.b.msgs[at].msg_hdr
     cdef int next = message.next
-    fill(s, msg, s.b.control[at], message)
+    fill(s, msg, &s.b.ends[at], s.b.control[at], message)
     msg.msg_iov, msg.msg_iovlen = &s.queue.parts[message.part], 2 * message.n_pieces
     s.b.first[at], s.b.n_merged[at] = <uint32_t>first, 1
     if s.gso and next != NOTHING:
@@ -313,7 +319,7 @@ cdef int merge(State *s, uint32_t at, const Message *first) noexcept nogil:
 
 cdef inline bint goes_with(const Message *a, const Message *b) noexcept nogil:
     """Whether b can follow a in a run: same outer headers, no packet longer than a's."""
-    return (a.remote == b.remote and a.tos == b.tos and a.ttl == b.ttl
+    return (a.remote == b.remote and a.dstport_be == b.dstport_be and a.tos == b.tos and a.ttl == b.ttl
             and (a.step == b.step or (b.n_pieces == 1 and b.step < a.step)))
 
 
@@ -325,11 +331,13 @@ cdef inline void gather(Queue *q, const Message *message) noexcept nogil:
             q.n_gathered += 1
 
 
-cdef void fill(State *s, msghdr *msg, void *control, const Message *message) noexcept nogil:
+cdef void fill(State *s, msghdr *msg, sockaddr_in6 *end, void *control,
+               const Message *message) noexcept nogil:
     """Where to, and what the outer header is to say."""
     memset(msg, 0, sizeof(msghdr))
-    msg.msg_name = <void *>&message.remote.name
-    msg.msg_namelen = message.remote.name_len
+    memcpy(end, message.remote.name, VX_NAME_LEN)
+    end.sin6_port = message.dstport_be  # in a sockaddr_in it stands in the same place
+    msg.msg_name, msg.msg_namelen = end, message.remote.name_len
     if message.tos:
         vx_put_control(msg, control, IPPROTO_IPV6 if s.six else IPPROTO_IP,
                        IPV6_TCLASS if s.six else IP_TOS, message.tos)
@@ -410,10 +418,11 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
     kernel cannot cut, and is asked no more.
     """
     cdef uint8_t control[96]
+    cdef sockaddr_in6 end
     cdef msghdr msg
     cdef uint32_t i
     cdef int failed
-    fill(s, &msg, control, message)
+    fill(s, &msg, &end, control, message)
     msg.msg_iovlen = 2
     for i in range(message.n_pieces):
         msg.msg_iov = &s.queue.parts[message.part + 2 * i]

@@ -15,6 +15,7 @@ from vxcore._fast.c_net cimport iovec
 from vxcore._fast.c_wire cimport *
 from vxcore._fast.codec cimport (
     LAYER_ETHERNET, RuleBits, Rules, Walk, pseudo, put_outer_checksum, put_source, walk_outer,
+    walked_port_be,
 )
 from vxcore._fast.flow cimport Flow, dissect, finish_checksum
 from vxcore._fast.hops cimport Hop, HopView, Hops, OwnHop, find_hop, put_outer, want_hop
@@ -97,7 +98,7 @@ cdef inline Verdict open_packet(State *s, uint8_t *packet, uint32_t length, Data
     if verdict != DELIVERED:
         return verdict
     put_source(d.source, &w)
-    d.source_port, d.tos = w.source_port, w.tos
+    d.source_port, d.dstport_be, d.tos = w.source_port, walked_port_be(&w), w.tos
     d.data, d.length, d.step = w.packet + w.at, w.end - w.at, w.end - w.at
     memset(&d.vnet, 0, sizeof(vx_vnet))
     return DELIVERED
@@ -156,7 +157,7 @@ cdef inline void send_one(State *s, const Piece *piece, Hop *hop, const Heading 
     memcpy(vxlan, piece.head, piece.head_len)
     if piece.body_len:
         memcpy(vxlan + piece.head_len, piece.body, piece.body_len)
-    put_outer(vxlan - outer_len, hop, length, 1, heading.hash, heading.tos, heading.ttl)
+    put_outer(vxlan - outer_len, hop, length, 1, heading.hash, heading.dstport_be, heading.tos, heading.ttl)
     put_outer_checksum(&hop.template, vxlan, length, NULL, 0, False)
     s.accounts[s.xsk.tx.mine & s.xsk.tx.mask] = Account(heading.segment, length - VX_VXLAN_LEN)
     xsk_queue(s.xsk, vxlan - outer_len, outer_len + length)

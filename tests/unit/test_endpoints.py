@@ -1,4 +1,4 @@
-"""Groups are joined while a segment names them; their filters and addresses."""
+"""UDP ports and groups are listened to while a segment names them; their filters and addresses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vxcore import config, groups
+from vxcore import config, endpoints
 from vxcore.config import Settings, Underlay
-from vxcore.errors import ConfigError
-from vxcore.groups import Groups, share_of
+from vxcore.endpoints import Endpoint, Endpoints, share_of
+from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.nexthops import group_mac
 from vxcore.packet import our_packets
 from vxcore.ports import UdpUnderlay, attach_filter
@@ -101,6 +101,9 @@ class Socket:
     def fileno(self) -> int:
         return id(self)
 
+    def getsockopt(self, *_: int) -> bytes:
+        return bytes(64)
+
     def close(self) -> None:
         assert not self.closed
         self.closed = True
@@ -110,25 +113,36 @@ class Socket:
 
 class Lane:
     def __init__(self) -> None:
-        self.reads: set[int] = set()
+        self.reads: dict[int, int] = {}
 
-    def listen(self, fd: int) -> None:
-        self.reads.add(fd)
+    def listen(self, fd: int, dstport: int) -> None:
+        self.reads[fd] = dstport
 
     def ignore(self, fd: int) -> None:
-        self.reads.remove(fd)
+        del self.reads[fd]
 
 
 class Udp(UdpUnderlay):
-    def __init__(self) -> None:
-        self.local, self.gro = LOCAL, False
+    def __init__(self, n_lanes: int = 1, taken: int = 0) -> None:
+        self.local, self.gro, self._n_lanes, self.taken = LOCAL, False, n_lanes, taken
+        self.open: list[Any] = []
+
+    def _receiver(self, port: int) -> Any:
+        if port == self.taken:
+            raise OSError(98, f"UDP port {port} is taken")
+        self.open.append(Socket())
+        return self.open[-1]
+
+
+def at(*groups: Any) -> set[Endpoint]:
+    return {Endpoint(4789, group) for group in groups}
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    monkeypatch.setattr(groups, "member", made.member)
-    monkeypatch.setattr(groups, "group_receiver", lambda *_: Socket())
+    monkeypatch.setattr(endpoints, "member", made.member)
+    monkeypatch.setattr(endpoints, "group_receiver", lambda *_: Socket())
     return made
 
 
@@ -138,13 +152,13 @@ def joined(kernel: Kernel) -> set[Any]:
 
 
 def test_a_group_is_joined_once_and_left_when_nobody_wants_it(kernel: Kernel) -> None:
-    made, lanes = Groups(Underlay(dev="eth0"), [Udp()], 2), [Lane(), Lane()]
-    made.join({A})
+    made, lanes = Endpoints(Underlay(dev="eth0"), [Udp()], 2), [Lane(), Lane()]
+    made.open(at(A))
     made.serve(lanes, lambda: None)
-    made.join({A, B})
+    made.open(at(A, B))
     assert joined(kernel) == {A, B}
     assert [len(lane.reads) for lane in lanes] == [2, 2]
-    made.keep({B})
+    made.keep(at(B))
     assert joined(kernel) == {B}
     assert [len(lane.reads) for lane in lanes] == [1, 1]
     made.close()
@@ -152,21 +166,51 @@ def test_a_group_is_joined_once_and_left_when_nobody_wants_it(kernel: Kernel) ->
 
 
 def test_one_that_cannot_be_joined_leaves_none_of_its_call(kernel: Kernel) -> None:
-    made = Groups(Underlay(dev="eth0"), [Udp()], 1)
-    made.join({A})
+    made = Endpoints(Underlay(dev="eth0"), [Udp()], 1)
+    made.open(at(A))
     kernel.refused.add(C)
     with pytest.raises(OSError, match=r"239\.1\.1\.3 cannot be joined"):
-        made.join({A, B, C})
+        made.open(at(A, B, C))
     assert joined(kernel) == {A}
 
 
 def test_lanes_have_let_go_of_a_socket_before_it_is_closed(kernel: Kernel) -> None:
-    made, lane = Groups(Underlay(dev="eth0"), [Udp()], 1), Lane()
-    made.join({A})
+    made, lane = Endpoints(Underlay(dev="eth0"), [Udp()], 1), Lane()
+    made.open(at(A))
     seen = []
     made.serve([lane], lambda: seen.append((set(lane.reads), joined(kernel))))
     made.keep(())
     assert seen == [(set(), {A})]
+
+
+def test_a_port_is_listened_to_once_by_each_lane_while_somebody_wants_it() -> None:
+    udp = Udp(n_lanes=2)
+    made, lanes = Endpoints(Underlay(), [udp], 2), [Lane(), Lane()]
+    made.open({Endpoint(10800)})
+    made.serve(lanes, lambda: None)
+    made.open({Endpoint(10800), Endpoint(10801)})
+    assert [sorted(lane.reads.values()) for lane in lanes] == [[10800, 10801]] * 2
+    made.keep({Endpoint(10801)})
+    assert [[*lane.reads.values()] for lane in lanes] == [[10801]] * 2
+    assert [sock.closed for sock in udp.open] == [True, True, False, False]
+    made.close()
+    assert all(sock.closed for sock in udp.open)
+
+
+def test_a_port_that_is_taken_opens_none_of_its_call() -> None:
+    udp = Udp(taken=10802)
+    made, lane = Endpoints(Underlay(), [udp], 1), Lane()
+    made.serve([lane], lambda: None)
+    with pytest.raises(OSError, match="UDP port 10802 is taken"):
+        made.open({Endpoint(10800), Endpoint(10801), Endpoint(10802)})
+    assert lane.reads == {}
+    assert all(sock.closed for sock in udp.open)
+
+
+def test_an_underlay_that_says_once_what_it_takes_refuses_a_new_port_by_name() -> None:
+    made = Endpoints(Underlay(kind="xdp"), [], 1)
+    with pytest.raises(UnsupportedError, match='UDP port 10800: an underlay of kind "xdp" takes no new port'):
+        made.open({Endpoint(10800)})
 
 
 # Filters and addresses
@@ -175,7 +219,7 @@ def test_lanes_have_let_go_of_a_socket_before_it_is_closed(kernel: Kernel) -> No
 @pytest.mark.parametrize("local", [LOCAL, IPv6Address("2001:db8::1")])
 def test_filters_fit_the_kernel(local: Any) -> None:
     packed = [bytes(len(local.packed) - 2) + n.to_bytes(2, "big") for n in range(256)]
-    assert len(our_packets(local, 4789, packed)) <= BPF_MAXINSNS
+    assert len(our_packets(local, range(64), packed)) <= BPF_MAXINSNS
     assert len(share_of(local, 63, 64)) <= BPF_MAXINSNS
 
 
