@@ -116,7 +116,7 @@ def test_a_route_that_was_gone_is_used_again(lan: Lan, underlay: str) -> None:
     vtep = lan.vtep(one, "--underlay", underlay)
     recovers(one)
     one.ip("route", "add", "unreachable", f"{two.v4}/32")
-    assert not one.pings("10.42.0.2")
+    wait_until(lambda: not one.pings("10.42.0.2"), "the route is given up")
     drops = vtep.counters()["drops"]
     assert {"underlay_unreachable", "underlay_refused", "no_next_hop"} & set(drops), drops
     one.ip("route", "delete", "unreachable", f"{two.v4}/32")
