@@ -508,14 +508,34 @@ def use(served: Socket, path: Path) -> None:
         client.ask("overview")
 
 
-def test_what_is_left_of_namespaces_that_are_gone_is_removed(served: Socket, tmp_path: Path) -> None:
-    gone, other = tmp_path / "netns-gone.sock", tmp_path / "other.sock"
-    for path in (gone, other):
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_left_of_namespaces_that_are_gone_is_removed_from_our_directory(
+    served: Socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    if ours:
+        monkeypatch.setattr(socket_file, "DIRECTORY", tmp_path)
+    gone, kept = tmp_path / "netns-gone.sock", tmp_path / "other.sock"
+    for path in (gone, kept):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(path))
+    (tmp_path / "netns-file.sock").write_text("not ours")
+    (tmp_path / "netns-link.sock").symlink_to(kept)
+    (tmp_path / "netns-directory.sock").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
     with serving(Operated(served.vtep), Control(socket=str(tmp_path / "netns-live.sock"))):
         use(served, tmp_path / "netns-x.sock")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["netns-live.sock", "other.sock"]
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == (before - {gone.name} if ours else before) | {"netns-live.sock"}
+
+
+def test_what_cannot_be_removed_is_no_obstacle(
+    served: Socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_file, "DIRECTORY", tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:  # connect says EPROTOTYPE
+        other.bind(str(tmp_path / "netns-other.sock"))
+        use(served, tmp_path / "netns-x.sock")
+    assert (tmp_path / "netns-other.sock").is_socket()
 
 
 def test_the_path_that_nobody_chose_is_one_for_each_namespace_and_may_be_missing(
