@@ -22,6 +22,7 @@ from support.tree import ROOT
 
 from vxcore import cli, config, files
 from vxcore.commands.show import duration
+from vxcore.control import session
 from vxcore.verdict import Verdict
 
 DOCS = ROOT / "docs"
@@ -195,6 +196,13 @@ def test_a_reader_that_has_had_enough_is_no_mistake(run: Run) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_rates_may_be_of_a_longer_time_than_a_client_may_be_silent(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "IDLE_S", 0.2)
+    assert "vx42" in run("top", "--once", "--interval", "1")
 
 
 # Changes
