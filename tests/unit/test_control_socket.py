@@ -205,6 +205,25 @@ def test_long_lists_come_in_pieces_while_others_are_answered(served: Socket) -> 
     assert len(rows) == n
 
 
+def test_rows_of_any_length_come_in_lines_that_are_not_too_long(served: Socket) -> None:
+    addresses = [f"198.18.{n >> 8}.{n & 255}" for n in range(4000)]
+    served.vtep.add_segments(
+        [{"vni": 100 + n, "tap": f"vx{100 + n}", "remotes": addresses} for n in range(20)]
+    )
+    with served.raw() as raw:
+        raw.read()
+        raw.socket.sendall(b'{"id":"%b","do":"segment.list"}\n' % (b"x" * (MAX_LINE // 2 - 100)))
+        rows, more = [], True
+        while more:
+            line = raw.lines.readline()
+            assert len(line) <= MAX_LINE
+            reply = json.loads(line)
+            rows += reply["ok"]["rows"]
+            more = reply.get("more", False)
+    assert [row["vni"] for row in rows] == [42, *range(100, 120)]
+    assert all(row["remotes"] == addresses for row in rows[1:])
+
+
 def test_a_saved_state_of_any_length_arrives(served: Socket) -> None:
     served.vtep.add_fdb(42, [0x020000000001 + i for i in range(6000)], "192.0.2.2")
     with Client(str(served.path)) as client:
@@ -378,7 +397,8 @@ def test_only_so_many_long_lists_at_once(served: Socket) -> None:
     for client in clients:
         client.read()
         client.socket.sendall(b'{"do":"fdb.list"}\n')
-        assert client.read()["more"]
+        if client is not clients[-1]:
+            assert client.read()["more"]
     assert clients[-1].read()["error"]["code"] == "busy"
     assert "ok" in clients[0].read()
     for client in clients:
