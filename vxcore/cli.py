@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.to_stderr(arguments.verbose)
         run: commands.Run = arguments.run
         return run(arguments)
+    except commands.ReaderGoneError:
+        return 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except ConfigError as error:

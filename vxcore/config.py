@@ -1033,6 +1033,8 @@ def _split_key(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f'--set {_as_typed(text)}: KEY=VALUE such as ageing=60 or source=["192.0.2.0/24"]')
+    if key.strip() == "vni":
+        raise ConfigError(f"--set {_as_typed(text)}: the VNI names the segment, and no other can be set")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except ValueError:

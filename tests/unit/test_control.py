@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.dry_vtep import DryVtep
 
 from vxcore import Vtep
 from vxcore._fast.table import KINDS, Reader, Tables
@@ -339,3 +340,19 @@ def test_a_vtep_refuses_settings_that_are_wrong() -> None:
         Vtep({})
     with pytest.raises(ConfigError, match=r'segment\[0\]\.source: "all" is not allowed; "peers", "any"'):
         Vtep({"underlay": {"local": A}, "segment": [{"vni": 1, "tap": "a", "source": "all"}]})
+
+
+def test_a_change_is_done_when_every_lane_sees_it() -> None:
+    with DryVtep({"segment": [{"vni": 42, "tap": "vx42"}]}) as vtep:
+        reader = Reader(vtep.tables)
+        reader.enter()
+        change = threading.Thread(target=vtep.add_segment, kwargs={"vni": 43, "tap": "vx43"})
+        change.start()
+        try:
+            change.join(0.3)
+            assert change.is_alive()
+            assert reader.find_segment(43) < 0
+        finally:
+            reader.leave()
+            change.join(10)
+        assert not change.is_alive()

@@ -205,6 +205,25 @@ def test_long_lists_come_in_pieces_while_others_are_answered(served: Socket) -> 
     assert len(rows) == n
 
 
+def test_rows_of_any_length_come_in_lines_that_are_not_too_long(served: Socket) -> None:
+    addresses = [f"198.18.{n >> 8}.{n & 255}" for n in range(4000)]
+    served.vtep.add_segments(
+        [{"vni": 100 + n, "tap": f"vx{100 + n}", "remotes": addresses} for n in range(20)]
+    )
+    with served.raw() as raw:
+        raw.read()
+        raw.socket.sendall(b'{"id":"%b","do":"segment.list"}\n' % (b"x" * (MAX_LINE // 2 - 100)))
+        rows, more = [], True
+        while more:
+            line = raw.lines.readline()
+            assert len(line) <= MAX_LINE
+            reply = json.loads(line)
+            rows += reply["ok"]["rows"]
+            more = reply.get("more", False)
+    assert [row["vni"] for row in rows] == [42, *range(100, 120)]
+    assert all(row["remotes"] == addresses for row in rows[1:])
+
+
 def test_a_saved_state_of_any_length_arrives(served: Socket) -> None:
     served.vtep.add_fdb(42, [0x020000000001 + i for i in range(6000)], "192.0.2.2")
     with Client(str(served.path)) as client:
@@ -378,7 +397,8 @@ def test_only_so_many_long_lists_at_once(served: Socket) -> None:
     for client in clients:
         client.read()
         client.socket.sendall(b'{"do":"fdb.list"}\n')
-        assert client.read()["more"]
+        if client is not clients[-1]:
+            assert client.read()["more"]
     assert clients[-1].read()["error"]["code"] == "busy"
     assert "ok" in clients[0].read()
     for client in clients:
@@ -508,14 +528,34 @@ def use(served: Socket, path: Path) -> None:
         client.ask("overview")
 
 
-def test_what_is_left_of_namespaces_that_are_gone_is_removed(served: Socket, tmp_path: Path) -> None:
-    gone, other = tmp_path / "netns-gone.sock", tmp_path / "other.sock"
-    for path in (gone, other):
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_is_left_of_namespaces_that_are_gone_is_removed_from_our_directory(
+    served: Socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    if ours:
+        monkeypatch.setattr(socket_file, "DIRECTORY", tmp_path)
+    gone, kept = tmp_path / "netns-gone.sock", tmp_path / "other.sock"
+    for path in (gone, kept):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(path))
+    (tmp_path / "netns-file.sock").write_text("not ours")
+    (tmp_path / "netns-link.sock").symlink_to(kept)
+    (tmp_path / "netns-directory.sock").mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
     with serving(Operated(served.vtep), Control(socket=str(tmp_path / "netns-live.sock"))):
         use(served, tmp_path / "netns-x.sock")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["netns-live.sock", "other.sock"]
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == (before - {gone.name} if ours else before) | {"netns-live.sock"}
+
+
+def test_what_cannot_be_removed_is_no_obstacle(
+    served: Socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_file, "DIRECTORY", tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:  # connect says EPROTOTYPE
+        other.bind(str(tmp_path / "netns-other.sock"))
+        use(served, tmp_path / "netns-x.sock")
+    assert (tmp_path / "netns-other.sock").is_socket()
 
 
 def test_the_path_that_nobody_chose_is_one_for_each_namespace_and_may_be_missing(

@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ from support.control_socket import Socket, serve
 from support.hosts import wait_until
 from support.tree import ROOT
 
-from vxcore import cli, config
-from vxcore.commands import operate
+from vxcore import cli, config, files
 from vxcore.commands.show import duration
+from vxcore.control import session
 from vxcore.verdict import Verdict
 
 DOCS = ROOT / "docs"
@@ -197,6 +198,13 @@ def test_a_reader_that_has_had_enough_is_no_mistake(run: Run) -> None:
     assert process.returncode == 0
 
 
+def test_rates_may_be_of_a_longer_time_than_a_client_may_be_silent(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "IDLE_S", 0.2)
+    assert "vx42" in run("top", "--once", "--interval", "1")
+
+
 # Changes
 
 
@@ -248,6 +256,14 @@ def test_entries_and_flood_sets_are_changed_as_bridge_does(run: Run) -> None:
     assert run("fdb", "flush", "dst", "192.0.2.2") == "1 entries forgotten\n"
     for words in (("vni", "42"), ("dev", "vx42"), ("all",)):
         assert run.json("fdb", "flush", *words) == {"changed": 0}
+
+
+def test_several_may_be_flushed_at_once(run: Run) -> None:
+    run.vtep.add_segments([{"vni": vni, "tap": f"vx{vni}", "remotes": ["192.0.2.2"]} for vni in (43, 44)])
+    for vni in (42, 43, 44):
+        run.vtep.learn(vni, 0x020000000009, "192.0.2.2")
+    assert run("fdb", "flush", "vni", "42", "vni", "43") == "2 entries forgotten\n"
+    assert [row["vni"] for row in run.json("fdb", "show")] == [44]
 
 
 def test_what_changes_nothing_says_so(run: Run) -> None:
@@ -303,6 +319,12 @@ def test_a_file_is_read_again(run: Run, capsys: pytest.CaptureFixture[str]) -> N
         ),
         (("segment", "set", "42", "--set", "agein=4"), 2, "did you mean ageing?"),
         (("segment", "set", "42", "--set", "ageing"), 2, "--set ageing: KEY=VALUE such as"),
+        (("segment", "set", "42", "--set", "vni=43"), 2, "--set vni=43: the VNI names the segment"),
+        (
+            ("segment", "add", "--vni", "44", "--tap", "x", "--set", "vni=45"),
+            2,
+            "--set vni=45: the VNI names the segment",
+        ),
         (("segment", "set", "42", "--tap", "other"), 2, "VNI 42: the port vx42 cannot become other"),
         (("segment", "del", "7"), 2, "VNI 7: there is no such segment"),
         (("fdb", "add", MAC), 2, "dst: missing; the words are MAC, dst REMOTE, vni VNI, sequence SEQUENCE"),
@@ -319,6 +341,17 @@ def test_a_file_is_read_again(run: Run, capsys: pytest.CaptureFixture[str]) -> N
             'entries[0].mac: "zz" is not a MAC address',
         ),
         (("fdb", "del", MAC, "vni", "42"), 2, MAC),
+        (("fdb", "add", MAC, "dst", "192.0.2.3", "dst", "192.0.2.4", "vni", "42"), 2, "dst: given twice"),
+        (("fdb", "add", MAC, "dst", "192.0.2.3", "vni", "42", "vni", "43"), 2, "vni: given twice"),
+        (
+            ("fdb", "add", MAC, "dst", "192.0.2.3", "vni", "42", "static", "control"),
+            2,
+            "control: cannot be with static",
+        ),
+        (("fdb", "add", MAC, "dst", "192.0.2.3", "vni", "42", "sticky", "sticky"), 2, "sticky: given twice"),
+        (("fdb", "show", "learned", "static"), 2, "static: cannot be with learned"),
+        (("fdb", "flush", "all", "all"), 2, "all: given twice"),
+        (("remote", "add", "192.0.2.9", "vni", "42", "vni", "43"), 2, "vni: given twice"),
         (("fdb", "del", MAC, "dst", "192.0.2.3", "vni", "42"), 2, "leave it out"),
         (("fdb", "del", "00:00:00:00:00:00", "vni", "42"), 2, "dst: missing"),
         (("fdb", "flush", "vni"), 2, "vni: its value is missing"),
@@ -377,6 +410,18 @@ def test_what_is_saved_replaces_the_file_at_once_and_keeps_its_mode(run: Run, tm
     assert (tmp_path / "new.toml").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.usefixtures("root")
+def test_a_device_stays_one_and_a_file_its_owners(run: Run, tmp_path: Path) -> None:
+    null, file = tmp_path / "null", tmp_path / "vx.toml"
+    os.mknod(null, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    file.touch()
+    os.chown(file, 4711, 4712)
+    for path in (null, file):
+        run("save", str(path))
+    assert null.is_char_device()
+    assert (file.stat().st_uid, file.stat().st_gid) == (4711, 4712)
+
+
 def test_a_file_that_cannot_be_written_stays_as_it_was(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,7 +431,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(operate.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     assert "No space left on device" in run("save", str(file), code=1)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
@@ -413,6 +458,21 @@ def test_events_are_a_line_each(run: Run) -> None:
         check("monitor, when events were dropped", {"dropped": 3})
         people.kill()
         program.kill()
+
+
+def test_a_monitor_ends_when_nobody_reads_it(run: Run) -> None:
+    command = [sys.executable, "-m", "vxcore", "monitor", "--control", str(run.served.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: run.vtep.events._subscribers, "it listens")
+        assert process.stdout is not None
+        process.stdout.close()
+        run.vtep.learn(42, 0x020000000009, "192.0.2.2")
+        try:
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_a_monitor_ends_with_its_vtep() -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import stat
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vxcore import files
 from vxcore._fast.batch import PacketBatch
 from vxcore._fast.pcap import LINK_ETHERNET, Writer
 from vxcore.capture.source import naming
@@ -69,59 +69,13 @@ def replacing(name: str) -> Iterator[io.FileIO]:
     Raises OSError that names the file, ConfigError when standard output is a terminal.
     """
     if name != "-":
-        with naming(name), _regular(name) if _is_regular(name) else io.FileIO(name, "wb") as file:
-            yield file
+        with naming(name), files.replacing(name) as file:
+            yield io.FileIO(file.fileno(), "wb", closefd=False)
         return
     if os.isatty(1):
         raise ConfigError("standard output is a terminal; redirect it, or name a file")
     with naming("standard output"):
         yield io.FileIO(1, "wb", closefd=False)
-
-
-def _is_regular(name: str) -> bool:
-    """Whether the name is a regular file's, or free for one."""
-    try:
-        return stat.S_ISREG(Path(name).stat().st_mode)
-    except FileNotFoundError:
-        return True
-
-
-@contextmanager
-def _regular(name: str) -> Iterator[io.FileIO]:
-    target = Path(os.path.realpath(name))  # behind a link, for the link is to stay
-    partial, descriptor = _partial(target, name)
-    try:
-        with io.FileIO(descriptor, "wb") as file:
-            yield file
-            os.fchmod(descriptor, _mode_of(target))
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _partial(target: Path, name: str) -> tuple[Path, int]:
-    try:
-        descriptor, path = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name[:200]}.", suffix=".part"
-        )
-    except OSError as error:
-        error.filename = name  # not the one that was made up
-        raise
-    return Path(path), descriptor
-
-
-def _mode_of(target: Path) -> int:
-    """The permissions of the file that is replaced, or those of a new one."""
-    with suppress(FileNotFoundError):
-        return stat.S_IMODE(target.stat().st_mode)
-    return 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
@@ -140,7 +94,7 @@ def filling(name: str) -> Iterator[Path]:
         raise
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        partial.chmod(0o777 & ~files.umask())
         partial.replace(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

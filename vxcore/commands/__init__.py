@@ -19,6 +19,10 @@ INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 Run = Callable[[argparse.Namespace], int]
 
 
+class ReaderGoneError(Exception):
+    """Whoever reads what is printed, `head` say, has had enough: no mistake, and nothing more to do."""
+
+
 class Argument(NamedTuple):
     """What ArgumentParser.add_argument takes."""
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vxcore.commands import argument
+from vxcore.commands import ReaderGoneError, argument
 from vxcore.control.client import Client
 
 CONTROL = argument(
@@ -31,13 +31,14 @@ def connect(arguments: argparse.Namespace) -> Client:
 
 
 def say(lines: Iterable[str]) -> None:
-    """Print lines; a reader that has had enough, as `head` has, ends it."""
+    """Print lines; raises ReaderGoneError, which ends the command, when nobody reads them any more."""
     try:
         for line in lines:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        raise ReaderGoneError from None
 
 
 def say_table(lines: Iterator[str]) -> None:

@@ -7,11 +7,7 @@ are.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from vxcore.commands import GROUPS, argument, command, number
@@ -20,6 +16,7 @@ from vxcore.commands.show import show_table
 from vxcore.commands.vtep import SEGMENT
 from vxcore.commands.words import Grammar
 from vxcore.errors import ConfigError
+from vxcore.files import replacing
 
 GROUPS |= {
     "segment": "segments of a running VTEP: add, remove, change, show them",
@@ -125,7 +122,9 @@ _ENTRY = Grammar(
     needed=("mac", "remote", "vni"),
 )
 _ENTRY_KEY = Grammar("mac", {"vni": "vni", "dst": "remote"}, {}, needed=("mac", "vni"))
-_FLUSHED = Grammar("", {"vni": "vnis", "dst": "remotes", "dev": "devices"}, {"all": {"all": True}})
+_FLUSHED = Grammar(
+    "", {"vni": "vnis", "dst": "remotes", "dev": "devices"}, {"all": {"all": True}}, collects=True
+)
 _ENTRIES = Grammar(
     "mac",
     {"vni": "vni", "dst": "remote"},
@@ -193,18 +192,17 @@ def fdb_del(arguments: argparse.Namespace) -> int:
 
 @command(
     "forget learned entries",
-    "vxcore fdb flush vni 42\nvxcore fdb flush dst 192.0.2.2\nvxcore fdb flush all",
-    argument("words", nargs="+", metavar="WORD", help="vni N, dst IP, dev DEV, or all"),
+    "vxcore fdb flush vni 42 vni 43\nvxcore fdb flush dst 192.0.2.2\nvxcore fdb flush all",
+    argument(
+        "words", nargs="+", metavar="WORD", help="vni N, dst IP, dev DEV, which may be repeated; or all"
+    ),
     *ASKING,
     name="fdb flush",
 )
 def fdb_flush(arguments: argparse.Namespace) -> int:
     """Set ones stay."""
-    said = _FLUSHED.read(arguments.words)
     with connect(arguments) as vtep:
-        done = vtep.ask(
-            "fdb.flush", **{name: value if name == "all" else [value] for name, value in said.items()}
-        )
+        done = vtep.ask("fdb.flush", **_FLUSHED.read(arguments.words))
     say_json(done) if arguments.json else say([f"{done['changed']} entries forgotten"])
     return 0
 
@@ -359,30 +357,13 @@ def save(arguments: argparse.Namespace) -> int:
     with connect(arguments) as vtep:
         text = "".join(piece["text"] for piece in vtep.pages("save"))
     if arguments.file != "-":
-        _write(Path(arguments.file), text)
+        with replacing(arguments.file) as file:
+            file.write(text.encode())
     if arguments.json:
         say_json({"file": None if arguments.file == "-" else arguments.file, "text": text})
     elif arguments.file == "-":
         say(text.splitlines())
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, or leave it as it was; its mode stays."""
-    target = path.resolve()
-    mode = target.stat().st_mode & 0o7777 if target.exists() else 0o644
-    fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(fd, "w") as file:
-            os.fchmod(fd, mode)
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        Path(name).replace(target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
 
 
 @command(

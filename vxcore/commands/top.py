@@ -51,15 +51,20 @@ def top(arguments: argparse.Namespace) -> int:
     """Until q is pressed."""
     if not arguments.once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("top needs a terminal; --once prints one screen anywhere")
-    with connect(arguments) as vtep:
-        screen = Screen()
-        screen.take(Look.at(vtep))
-        if arguments.once:
-            time.sleep(arguments.interval)
-            screen.take(Look.at(vtep))
-            _print(screen)
-        else:
-            _live(screen, vtep, arguments.interval)
+
+    def look() -> Look:
+        """By a connection of its own: the VTEP hangs up on who asks nothing for long."""
+        with connect(arguments) as vtep:
+            return Look.at(vtep)
+
+    screen = Screen()
+    screen.take(look())
+    if arguments.once:
+        time.sleep(arguments.interval)
+        screen.take(look())
+        _print(screen)
+    else:
+        _live(screen, look, arguments.interval)
     return 0
 
 
@@ -253,7 +258,7 @@ def _print(screen: Screen) -> None:
     console.print(render(screen, console.width, max(console.height, 24)))
 
 
-def _live(screen: Screen, vtep: Client, interval: float) -> None:
+def _live(screen: Screen, look: Callable[[], Look], interval: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -267,7 +272,7 @@ def _live(screen: Screen, vtep: Client, interval: float) -> None:
             if any(ends):
                 return
             if time.monotonic() >= due:
-                screen.take(Look.at(vtep))
+                screen.take(look())
                 due = time.monotonic() + interval
 
 

@@ -367,7 +367,7 @@ class Packet(Told, frozen=True):
     """A packet, and what became of it (`vxcore.watches.Sight`)."""
 
     time_ns: int
-    """Since 1970; 0 of one that was never sent."""
+    """Since 1970; of one that was only foretold, when that was."""
     way: str
     """out: from overlay to underlay; in: back."""
     verdict: str
@@ -404,7 +404,7 @@ class Dropped(Told, frozen=True):
     dropped: int
 
 
-R = TypeVar("R", bound=Told)
+R = TypeVar("R")
 
 
 class Rows(Told, Generic[R], frozen=True):

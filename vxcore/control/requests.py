@@ -6,7 +6,6 @@ takes the VTEP and what was asked, checked, and returns the reply, or yields the
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from base64 import b64encode
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from vxcore import config, trace
 from vxcore._version import __version__
 from vxcore.config import Segment
+from vxcore.control import MAX_LINE
 from vxcore.control.protocol import (
     REQUESTS,
     Asked,
@@ -70,6 +70,7 @@ from vxcore.watches import Sight
 
 ROWS = 1000
 """In one reply."""
+_PAGE_LEN = MAX_LINE // 2  # the other half is the id's, which comes back
 _TEXT_LEN = 1 << 17
 _LEARNED = ("learned", "frozen")
 
@@ -116,15 +117,18 @@ def answer(operated: Operated, name: str, given: Asked) -> Answer:
     return _HANDLERS[name](operated, given)
 
 
-def _pages(rows: Iterable[Any]) -> Iterator[Told]:
-    """A list in pieces; at least one, which may be empty."""
-    each = iter(rows)
-    page = list(itertools.islice(each, ROWS))
-    while True:
-        yield Rows(rows=page)
-        page = list(itertools.islice(each, ROWS))
-        if not page:
-            return
+def _pages(rows: Iterable[Told]) -> Iterator[Told]:
+    """A list in pieces of up to so many rows and bytes; at least one, which may be empty."""
+    page: list[msgspec.Raw] = []
+    n_bytes = 0
+    for row in rows:
+        encoded = msgspec.json.encode(row, enc_hook=str)
+        if page and (len(page) == ROWS or n_bytes + len(encoded) > _PAGE_LEN):
+            yield Rows(rows=page)
+            page, n_bytes = [], 0
+        page.append(msgspec.Raw(encoded))
+        n_bytes += len(encoded) + 1
+    yield Rows(rows=page)
 
 
 # Asking

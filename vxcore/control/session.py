@@ -160,20 +160,23 @@ class Session:
             await self._send(_line(Reply(id=message.id, ok=answered)))
             return
         lines = _lines(message.id, answered)
-        await self._send(await self._worker.do(partial(next, lines)))
+        first = await self._worker.do(partial(next, lines))
         more = await self._worker.do(partial(next, lines, None))
-        if more is not None:
-            await self._send_long(more, lines)
+        if more is None:
+            await self._send(first)
+        else:
+            await self._send_long(first, more, lines)
 
-    async def _send_long(self, line: bytes | None, lines: Iterator[bytes]) -> None:
-        """The rest of a list that is more than one piece, from `line` on."""
+    async def _send_long(self, first: bytes, more: bytes | None, lines: Iterator[bytes]) -> None:
+        """A list of more than one piece."""
         if self._worker.n_lists >= MAX_LISTS:
             raise HangUpError("busy", f"{MAX_LISTS} long lists are being sent already")
         self._worker.n_lists += 1
         try:
-            while line is not None:
-                await self._send(line)
-                line = await self._worker.do(partial(next, lines, None))
+            await self._send(first)
+            while more is not None:
+                await self._send(more)
+                more = await self._worker.do(partial(next, lines, None))
         finally:
             self._worker.n_lists -= 1
 

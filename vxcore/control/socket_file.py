@@ -112,10 +112,11 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 
 def _make_room(path: Path) -> None:
-    """Remove what those that were killed have left here, and of other namespaces that are gone."""
-    for other in path.parent.glob("netns-*.sock"):
-        if other != path and _listener(other) is None:
-            other.unlink(missing_ok=True)
+    """Remove what those that were killed have left here; in our directory, of other namespaces too."""
+    for other in path.parent.glob("netns-*.sock") if path.parent == DIRECTORY else ():
+        with suppress(OSError):  # it stays, and is in nobody's way
+            if other != path and stat.S_ISSOCK(other.lstat().st_mode) and _listener(other) is None:
+                other.unlink()
     if not path.exists():
         return
     if not stat.S_ISSOCK(path.stat().st_mode):
