@@ -18,14 +18,15 @@ _NAME_LEN = 50
 
 
 @contextmanager
-def replacing(name: str | Path, mode: int = 0o666) -> Iterator[io.BufferedWriter]:
+def replacing(name: str | Path, mode: int = 0o666, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
     """A file to write, that comes in the place of what is there when all went well.
 
-    Mode and owner stay; a new one has `mode`, less the umask. Links are followed, and what is no regular
-    file, such as a device or a pipe, is written into. Raises OSError that names the file.
+    Mode and owner stay; a new one has `mode`, less the umask. With `sync` it is on the disk before that.
+    Links are followed, and what is no regular file, such as a device or a pipe, is written into. Raises
+    OSError that names the file.
     """
     if _is_regular(name):
-        with _beside(name, mode) as file:
+        with _beside(name, mode, sync) as file:
             yield file
     else:
         with Path(name).open("wb") as file:
@@ -47,7 +48,7 @@ def _is_regular(name: str | Path) -> bool:
 
 
 @contextmanager
-def _beside(name: str | Path, mode: int) -> Iterator[io.BufferedWriter]:
+def _beside(name: str | Path, mode: int, sync: bool) -> Iterator[io.BufferedWriter]:
     target = Path(os.path.realpath(name))  # behind a link, for the link is to stay
     part, descriptor = _part(target, name)
     try:
@@ -55,13 +56,15 @@ def _beside(name: str | Path, mode: int) -> Iterator[io.BufferedWriter]:
             yield file
             file.flush()
             _dress(descriptor, target, mode)
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # a directory that may not be read, or not be synced: it is in place all the same
-        _sync(target.parent)
+    if sync:
+        with suppress(OSError):  # a directory that may not be read, or not be synced: it is in place anyway
+            _sync(target.parent)
 
 
 def _part(target: Path, name: str | Path) -> tuple[Path, int]:

@@ -2,15 +2,13 @@
 
 Place in the house: above the tables' modules, below engine. Settings are not in it: what they no longer allow
 is left out when it is read. The file is one line that names the format, one of JSON (`Header`), the addresses
-of remotes, 16 bytes each with IPv4 mapped, and rows of `ROW`. It is written beside itself and renamed, and it
-is read whole or not at all.
+of remotes, 16 bytes each with IPv4 mapped, and rows of `ROW`. It is written and read whole, or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from vxcore._fast.table import KINDS, Reader
 from vxcore.errors import TableFullError, VxcoreError
 from vxcore.fdb import SEEN_BITS, Fdb, now_s
+from vxcore.files import replacing
 from vxcore.journal import Journal
 from vxcore.remotes import IPAddress, Remotes, packed, unpacked
 
@@ -71,21 +70,8 @@ def write(path: str, learned: Learned) -> None:
         entries=len(learned.rows),
         sha256=hashlib.sha256(body).hexdigest(),
     )
-    beside = Path(f"{path}.new")
-    try:
-        with beside.open("wb") as file:
-            file.write(_NAME + b"%d\n" % _FORMAT + msgspec.json.encode(header) + b"\n" + body)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    directory = os.open(beside.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with replacing(path, 0o600) as file:
+        file.write(_NAME + b"%d\n" % _FORMAT + msgspec.json.encode(header) + b"\n" + body)
 
 
 def read(path: str) -> Learned:

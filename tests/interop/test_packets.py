@@ -153,6 +153,35 @@ def test_a_capture_is_bounded(pair: tuple[Host, Host, VtepProcess], tmp_path: Pa
     assert ("60", "142") in lengths
 
 
+def test_a_filter_sees_whole_packets_and_their_own_length(
+    pair: tuple[Host, Host, VtepProcess], tmp_path: Path
+) -> None:
+    one, _, _ = pair
+    for way in ("in", "out"):
+        file = tmp_path / way
+        words = ("--filter", "icmp and len == 142", "--snaplen", "20", "--way", way, "-c", "2")
+        pinged(one, begin(one, "capture", "-w", str(file), *words))
+        assert [tuple(row) for row in fields(file, "frame.cap_len", "frame.len")] == [("20", "142")] * 2
+
+
+def test_a_capture_that_is_refused_leaves_the_file(
+    pair: tuple[Host, Host, VtepProcess], tmp_path: Path
+) -> None:
+    one, _, _ = pair
+    file = tmp_path / "kept"
+    file.write_bytes(b"x" * 5000)
+    done = one.run(*VXCORE, "capture", "-w", str(file), "--mac", "bogus", check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert file.read_bytes() == b"x" * 5000
+
+
+def test_a_trace_ends_with_its_reader(pair: tuple[Host, Host, VtepProcess]) -> None:
+    one, _, _ = pair
+    process = one.start("sh", "-c", f"{sys.executable} -m vxcore trace | head -1")
+    out, _ = pinged(one, process)
+    assert len(out.splitlines()) == 1
+
+
 def test_mistakes_are_told_in_one_line(pair: tuple[Host, Host, VtepProcess], tmp_path: Path) -> None:
     one, _, _ = pair
     file = str(tmp_path / "x")
@@ -160,6 +189,8 @@ def test_mistakes_are_told_in_one_line(pair: tuple[Host, Host, VtepProcess], tmp
         (("trace", "--filter", "no such thing"), "--filter 'no such thing': "),
         (("trace", "--verdict", "nonsense"), "--verdict nonsense: there is no such verdict"),
         (("trace", "--vni", "99999999"), "vni: 99999999"),
+        (("trace", "--simulate", "--vni", "abc", "--from", "192.0.2.2"), "--vni abc: an integer from 0"),
+        (("trace", "--simulate", "--vni", "99999999", "--from", "192.0.2.2"), "--vni 99999999: "),
         (("capture", "-w", f"{tmp_path}/missing/x"), "No such file or directory"),
         (("capture", "-w", file, "--control", "/nonexistent"), "no vxcore answers here"),
     ):

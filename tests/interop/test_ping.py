@@ -88,6 +88,8 @@ def test_mistakes_are_told_in_one_line(pair: tuple[Host, Host, VtepProcess]) -> 
         (("42", "02:00:00:00:00:99"), "neither the VTEP nor this host knows an IP address of it"),
         (("42", "nonsense"), "nonsense is not a MAC address"),
         (("--vtep", "198.51.100.1"), "no route to"),
+        (("42", "10.42.0.2", "--interval", "-1"), "'-1' is not allowed; seconds from 0 to 30"),
+        (("42", "10.42.0.2", "--interval", "nan"), "'nan' is not allowed"),
     ):
         done = one.run(*VXCORE, "ping", *words, check=False)
         assert done.returncode in (1, 2), done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,12 @@ from vxcore._fast.lane import Lane
 from vxcore._fast.rehearsal import NoOverlay, NoUnderlay
 from vxcore._fast.table import Tables
 from vxcore._fast.watch import IN, OUT, Watch
-from vxcore.watches import Sight
+from vxcore.config import Underlay
+from vxcore.errors import ConfigError
+from vxcore.journal import Journal
+from vxcore.rehearsal import Rehearsal
+from vxcore.remotes import Remotes
+from vxcore.watches import PacketWatch, Sight
 
 REMOTE = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 2))
 WAY, VERDICT, PLACE, DATA = 0, 1, 4, -1
@@ -122,6 +128,43 @@ def test_watches_are_apart_and_four_at_most(lane: Rehearsed) -> None:
         lane.lane.hide(watch)
     lane.lane.rehearse_out(0, frame(3, 80))
     assert [len(watch.take()) for watch in watches] == [0, 0, 0, 0]
+
+
+def test_a_watch_for_drops_misses_drops_alone(lane: Rehearsed) -> None:
+    watch = lane.watch(dropped_only=True)
+    unknown = b"\x08\0\0\0\0\0\x2b\0" + frame(1, 60_000)
+    while watch.lost == 0:
+        lane.lane.rehearse_in(unknown, REMOTE, 1, 0)
+    for number in range(100):
+        lane.lane.rehearse_out(0, frame(number, 60_000))
+    assert watch.lost == 1
+
+
+def test_a_packet_of_no_segment_has_no_port(lane: Rehearsed) -> None:
+    watch = lane.watch(ways=[IN])
+    lane.lane.rehearse_in(b"\x08\0\0\0\0\0\x63\0" + frame(1, 60), REMOTE, 1, 0)
+    assert watch.take()[0][PLACE] == NOWHERE
+
+
+def test_a_watch_is_used_once_and_leaves_no_descriptor(lane: Rehearsed) -> None:
+    remotes = Remotes(Journal(lane.tables))
+    wanted = {"vni": None, "mac": None, "ways": ("out",), "snap_len": 60, "dropped_only": False}
+    n_open = len(list(Path("/proc/self/fd").iterdir()))
+    watch = PacketWatch([lane.lane], lane.tables, remotes, lambda place: None, **wanted)
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
+    with watch:
+        assert watch.may_sleep()
+    with pytest.raises(RuntimeError, match="make another"), watch:
+        pass
+    for wrong in ({"vni": 1 << 70}, {"mac": -1}, {"snap_len": 1 << 20}, {"ways": ("up",)}):
+        with pytest.raises(ConfigError):
+            PacketWatch([lane.lane], lane.tables, remotes, lambda place: None, **{**wanted, **wrong})
+    rehearsal = Rehearsal(lane.tables, remotes, Underlay(), (4,), 1, lambda place: None, ([], set()))
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="a frame of 3 bytes"):
+            rehearsal.out(0, bytes(3))
+        assert rehearsal.out(0, frame(1, 60)).verdict == Verdict.DELIVERED
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
 
 
 def test_a_rehearsal_changes_nothing(lane: Rehearsed) -> None:

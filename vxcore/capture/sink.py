@@ -69,7 +69,7 @@ def replacing(name: str) -> Iterator[io.FileIO]:
     Raises OSError that names the file, ConfigError when standard output is a terminal.
     """
     if name != "-":
-        with naming(name), files.replacing(name) as file:
+        with naming(name), files.replacing(name, sync=False) as file:
             yield io.FileIO(file.fileno(), "wb", closefd=False)
         return
     if os.isatty(1):

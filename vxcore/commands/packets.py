@@ -9,6 +9,7 @@ import argparse
 import os
 import struct
 import sys
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,9 +27,18 @@ from vxcore.sizes import Size
 from vxcore.verdict import Verdict
 
 Packet = dict[str, Any]
+_HEADER_LEN = 8  # VXLAN's, in front of the frame of a packet that comes in
+_MAX_VNI = 0xFF_FFFF
+_FLOOD_S = 5.0  # how long a flood set that was asked for is taken for true
+_MAX_LEN = 65_535
+_BLOCK_LEN = 64  # of a record, beside packet and comment
 
 _VNI = argument("--vni", type=number, metavar="N", help="only of this VNI")
 _MAC = argument("--mac", metavar="MAC", help="only from or to this inner address")
+_IP = argument("--ip", metavar="IP", help="only with this address, inner or outer")
+_VERDICT = argument(
+    "--verdict", action="append", metavar="NAME", help="only with this verdict; may be repeated"
+)
 _WAY = argument("--way", choices=("out", "in"), help="only from overlay to underlay (out), or back (in)")
 _DROPPED = argument("--dropped", action="store_true", help="only what was not delivered")
 _COUNT = argument("-c", "--count", type=at_least(1), metavar="N", help="end after N packets")
@@ -50,7 +60,12 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
 def _frame(packet: Packet) -> bytes:
     """The inner frame, as far as it is there."""
     data = b64decode(packet["data"])
-    return data if packet["way"] == "out" else data[8:]
+    return data if packet["way"] == "out" else data[_HEADER_LEN:]
+
+
+def _frame_len(packet: Packet) -> int:
+    """How long the inner frame was."""
+    return int(packet["length"]) - (0 if packet["way"] == "out" else _HEADER_LEN)
 
 
 class _Sieve:
@@ -60,8 +75,8 @@ class _Sieve:
         from vxcore.bpf import Filter
 
         self._filter = Filter(arguments.filter) if arguments.filter else None
-        self._verdicts = {_verdict(name) for name in getattr(arguments, "verdict", None) or []}
-        self._address = parse_unicast(arguments.ip) if getattr(arguments, "ip", None) else None
+        self._verdicts = {_verdict(name) for name in arguments.verdict or []}
+        self._address = parse_unicast(arguments.ip) if arguments.ip else None
 
     def passes(self, packet: Packet) -> bool:
         if self._verdicts and packet["verdict"] not in self._verdicts:
@@ -69,7 +84,7 @@ class _Sieve:
         frame = _frame(packet)
         if self._address is not None and self._address not in _addresses(packet, frame):
             return False
-        return self._filter is None or self._filter.matches(frame, max(len(frame), packet["length"]))
+        return self._filter is None or self._filter.matches(frame, max(len(frame), _frame_len(packet)))
 
 
 def _verdict(name: str) -> str:
@@ -99,8 +114,8 @@ def _addresses(packet: Packet, frame: bytes) -> list[Any]:
     "vxcore trace --simulate --vni 42 --from 192.0.2.9 --pcap odd.pcap",
     _VNI,
     _MAC,
-    argument("--ip", metavar="IP", help="only with this address, inner or outer"),
-    argument("--verdict", action="append", metavar="NAME", help="only with this verdict; may be repeated"),
+    _IP,
+    _VERDICT,
     _WAY,
     _DROPPED,
     _FILTER,
@@ -146,6 +161,8 @@ def _lines(told: dict[str, Any]) -> list[str]:
 def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.vni is None:
         raise ConfigError("--simulate: --vni says in which segment")
+    if not isinstance(arguments.vni, int) or not 0 <= arguments.vni <= _MAX_VNI:
+        raise ConfigError(f"--vni {arguments.vni}: an integer from 0 to {_MAX_VNI}")
     with connect(arguments) as vtep:
         for frame in _frames(arguments):
             told = _foretold(vtep, arguments, frame)
@@ -166,9 +183,13 @@ def _frames(arguments: argparse.Namespace) -> Iterable[bytes]:
 def _foretold(vtep: Client, arguments: argparse.Namespace, frame: bytes) -> dict[str, Any]:
     if arguments.source is None:
         return vtep.ask("foretell.out", vni=arguments.vni, data=b64encode(frame).decode())
-    header = b"\x08\0\0\0" + int(arguments.vni).to_bytes(3, "big") + b"\0"
-    data = b64encode(header + frame).decode()
+    data = b64encode(_header(arguments.vni) + frame).decode()
     return vtep.ask("foretell.in", source=arguments.source, tos=arguments.tos, data=data)
+
+
+def _header(vni: int) -> bytes:
+    """VXLAN's (RFC 7348 section 5)."""
+    return b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0"
 
 
 # Capture
@@ -177,37 +198,45 @@ def _foretold(vtep: Client, arguments: argparse.Namespace, frame: bytes) -> dict
 class _Outer:
     """Makes the packets on the underlay anew: headers, with addresses and ports as the VTEP has them.
 
-    Not known are the source port that a frame is sent from, which is the hash of its flow here, TTL, and the
-    IPv4 identification.
+    Not known are the source port that a frame is sent from, which is the hash of its flow here, its TOS, TTL,
+    and the IPv4 identification. Others change flood sets meanwhile: they are asked for again.
     """
 
-    def __init__(self, vtep: Client) -> None:
-        overview = vtep.ask("overview")
-        self._vtep, self._port = vtep, int(overview["dstport"])
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        with connect(arguments) as vtep:
+            overview = vtep.ask("overview")
+        self._port = int(overview["dstport"])
         self._locals = {address.version: address for address in map(ip_address, overview["local"])}
-        self._flood: dict[int, list[Any]] = {}
+        self._segments: dict[int, tuple[float, Packet]] = {}
 
     def packets(self, packet: Packet) -> Iterator[tuple[bytes, int]]:
         """From the IP header on, and how long it was; several for a frame that is flooded."""
         data = b64decode(packet["data"])
         if packet["way"] == "in":
             source = ip_address(packet["source"])
-            ports = packet["source_port"], self._port
+            ports = packet["source_port"], self._dstport(packet["vni"])
             yield self._packet(source, self._locals[source.version], ports, packet, data, packet["length"])
             return
-        data = b"\x08\0\0\0" + packet["vni"].to_bytes(3, "big") + b"\0" + data
-        remotes = [ip_address(packet["remote"])] if packet["remote"] else self._flood_set(packet["vni"])
-        for remote in remotes if packet["verdict"] == "delivered" else ():
-            ports = _source_port(data[8:]), self._port
-            yield self._packet(
-                self._locals[remote.version], remote, ports, packet, data, packet["length"] + 8
-            )
+        vni = packet["vni"]
+        remotes = [packet["remote"]] if packet["remote"] else self._segment(vni).get("remotes", [])
+        ports = _source_port(data), self._dstport(vni)
+        for remote in map(ip_address, remotes if packet["verdict"] == "delivered" else ()):
+            local, length = self._locals[remote.version], packet["length"] + _HEADER_LEN
+            yield self._packet(local, remote, ports, packet, _header(vni) + data, length)
 
-    def _flood_set(self, vni: int) -> list[Any]:
-        if vni not in self._flood:
-            rows = self._vtep.rows("segment.list", vni=vni)
-            self._flood[vni] = [ip_address(remote) for row in rows for remote in row["remotes"]]
-        return self._flood[vni]
+    def _segment(self, vni: int) -> Packet:
+        """What the VTEP says of a segment; nothing, if it is gone."""
+        asked, row = self._segments.get(vni, (-_FLOOD_S, {}))
+        if time.monotonic() - asked >= _FLOOD_S:
+            with connect(self._arguments) as vtep:
+                rows = [each for each in vtep.rows("segment.list") if each["vni"] == vni]
+            row = rows[0] if rows else {}
+            self._segments[vni] = time.monotonic(), row
+        return row
+
+    def _dstport(self, vni: int) -> int:
+        return int(self._segment(vni).get("settings", {}).get("dstport", self._port))
 
     def _packet(
         self, source: Any, destination: Any, ports: tuple[int, int], packet: Packet, data: bytes, length: int
@@ -242,7 +271,7 @@ class _File:
     """A capture that grows, and ends when it has what was wanted."""
 
     def __init__(self, file: BinaryIO, arguments: argparse.Namespace, outer: _Outer | None) -> None:
-        self._writer = PcapngWriter(file, arguments.snaplen)
+        self._writer, self._snap_len = PcapngWriter(file, arguments.snaplen), arguments.snaplen
         self._inner, self._outer = arguments.side != "outer", outer
         self._count, self._most = arguments.count, arguments.max_size
         self._interfaces: dict[tuple[str, int], int] = {}
@@ -253,21 +282,20 @@ class _File:
 
     def write(self, packet: Packet) -> bool:
         """Whether there was room."""
-        if self._most is not None and self._writer.n_bytes + 4 * len(packet["data"]) > self._most:
-            return False
-        comment = _comment(packet)
+        comment, found = _comment(packet), []
         if self._inner and _frame(packet):
-            extra = 0 if packet["way"] == "out" else 8
-            self._put(
-                packet["device"] or "overlay",
-                ETHERNET,
-                packet,
-                _frame(packet),
-                packet["length"] - extra,
-                comment,
-            )
-        for data, length in self._outer.packets(packet) if self._outer else ():
-            self._put("underlay", RAW_IP, packet, data, length, comment)
+            device = packet["device"] or "no device"
+            found.append((device, ETHERNET, _frame(packet), _frame_len(packet)))
+        if self._outer:
+            found += [("underlay", RAW_IP, *outer) for outer in self._outer.packets(packet)]
+        room = sum(_BLOCK_LEN + 4 + len(comment) + len(data[: self._snap_len]) for _, _, data, _ in found)
+        room += sum(
+            _BLOCK_LEN + len(name) for name, link, _, _ in found if (name, link) not in self._interfaces
+        )
+        if self._most is not None and self._writer.n_bytes + room > self._most:
+            return False
+        for name, link, data, length in found:
+            self._put(name, link, packet, data[: self._snap_len], length, comment)
         self.n_packets += 1
         return True
 
@@ -300,6 +328,8 @@ def _comment(packet: Packet) -> str:
     ),
     _VNI,
     _MAC,
+    _IP,
+    _VERDICT,
     _WAY,
     _DROPPED,
     _FILTER,
@@ -315,8 +345,10 @@ def capture(arguments: argparse.Namespace) -> int:
     lost = 0
     with ExitStack() as stack:
         sieve, vtep = _Sieve(arguments), stack.enter_context(connect(arguments))
-        outer = None if arguments.side == "inner" else _Outer(stack.enter_context(connect(arguments)))
-        stream = vtep.stream("packets", **_given(_wanted(arguments)), snap_len=arguments.snaplen)
+        outer = None if arguments.side == "inner" else _Outer(arguments)
+        # Whoever filters wants to see all of a packet, and headers go with what is kept.
+        snap_len = _MAX_LEN if arguments.filter else min(arguments.snaplen + _HEADER_LEN, _MAX_LEN)
+        stream = vtep.stream("packets", **_given(_wanted(arguments)), snap_len=snap_len)
         out = stack.enter_context(_opened(arguments.write))
         file = _File(out, arguments, outer)
         stack.callback(lambda: _end(arguments.write, file.n_packets, lost))

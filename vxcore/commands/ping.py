@@ -19,7 +19,18 @@ from vxcore.errors import ConfigError
 from vxcore.probes import Asker, Echo, IPAddress
 
 _WAIT_S = 1.0
+_MOST_S = 30.0
 _ETH_LEN = 14
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= _MOST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; seconds from 0 to {_MOST_S:.0f}")
+    return value
 
 
 @command(
@@ -31,18 +42,17 @@ _ETH_LEN = 14
     argument("target", nargs="?", metavar="IP|MAC", help="the host"),
     argument("--vtep", metavar="IP", help="instead: a VTEP, on the underlay"),
     argument("-c", "--count", type=at_least(1), default=3, metavar="N", help="how often (3)"),
-    argument("--interval", type=float, default=0.2, metavar="S", help="seconds in between (0.2)"),
+    argument("--interval", type=_seconds, default=0.2, metavar="S", help="seconds in between, to 30 (0.2)"),
     argument("--from", dest="source", metavar="IPV4", help="our address in the segment (none: a probe)"),
     CONTROL,
     JSON,
 )
 def ping(arguments: argparse.Namespace) -> int:
     """Exit code 0 when every request was answered and a full frame arrives, else 1."""
-    with connect(arguments) as vtep:
-        if arguments.vtep is not None:
-            found = _vtep(vtep, parse_unicast(arguments.vtep), arguments)
-        else:
-            found = _host(vtep, arguments)
+    if arguments.vtep is not None:
+        found = _vtep(parse_unicast(arguments.vtep), arguments)
+    else:
+        found = _host(arguments)
     if arguments.json:
         say_json(found)
     else:
@@ -51,11 +61,12 @@ def ping(arguments: argparse.Namespace) -> int:
     return 0 if None not in times and found["full"]["arrives"] else SYSTEM_ERROR
 
 
-def _host(vtep: Client, arguments: argparse.Namespace) -> dict[str, Any]:
+def _host(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.vni is None or arguments.target is None:
         raise ConfigError("ping: give a VNI and a host's address, or --vtep and a VTEP's")
-    segment = _segment(vtep, arguments.vni)
-    target = _address(vtep, segment, arguments.target)
+    with connect(arguments) as vtep:
+        segment = _segment(vtep, arguments.vni)
+        target = _address(vtep, segment, arguments.target)
     source = None if arguments.source is None else parse_unicast(arguments.source)
     if source is not None and not isinstance(source, IPv4Address):
         raise ConfigError(f"--from {source}: an IPv4 address; over IPv6 the link-local one is used")
@@ -65,7 +76,8 @@ def _host(vtep: Client, arguments: argparse.Namespace) -> dict[str, Any]:
         full = asker.ask(target, _WAIT_S, length)
     known = [answer for answer in answers if answer is not None]
     mac = format_mac(known[-1][1]) if known else None
-    remote = _remote(vtep, segment["vni"], mac)
+    with connect(arguments) as vtep:  # anew, for a VTEP hangs up on who is silent for long
+        remote = _remote(vtep, segment["vni"], mac)
     return {
         "vni": segment["vni"],
         "target": str(target),
@@ -106,7 +118,9 @@ def _neighbours(device: str, mac: str) -> list[str]:
     from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
     with IPRoute() as route:
-        index = route.link_lookup(ifname=device)[0]
+        index = next(iter(route.link_lookup(ifname=device)), None)
+        if index is None:
+            raise ConfigError(f"{device} is not in this network namespace; `ip netns exec` goes into another")
         entries = [
             entry for entry in route.get_neighbours(ifindex=index) if entry.get_attr("NDA_LLADDR") == mac
         ]
@@ -133,10 +147,11 @@ def _underlay(remote: IPAddress, arguments: argparse.Namespace) -> list[float | 
     return [None if each is None else round(1e3 * each, 3) for each in times]
 
 
-def _vtep(vtep: Client, address: IPAddress, arguments: argparse.Namespace) -> dict[str, Any]:
+def _vtep(address: IPAddress, arguments: argparse.Namespace) -> dict[str, Any]:
     from vxcore.ports import route_to
 
-    is_remote = any(row["address"] == str(address) for row in vtep.rows("remote.list"))
+    with connect(arguments) as vtep:
+        is_remote = any(row["address"] == str(address) for row in vtep.rows("remote.list"))
     mtu = route_to(address, None)[1]
     length = min(mtu, 65_535)
     with Echo(address) as echo:
