@@ -8,6 +8,7 @@ Both print one line of JSON in the end: what arrived, what was wrong, how much m
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import select
@@ -32,11 +33,13 @@ MAGIC = b"VXCHURN!"
 ETHERTYPE = b"\x88\xb5"
 PORT = 4789
 MOST_WRONG = 20
+_numbers = itertools.count()
 
 
 def tagged(vni: int, sender: int, destination: bytes) -> bytes:
     source = b"\x02" + bytes((sender,)) + vni.to_bytes(4, "big")
-    return destination + source + ETHERTYPE + MAGIC + struct.pack("!II", vni, sender) + bytes(30)
+    head = destination + source + ETHERTYPE + MAGIC + struct.pack("!II", vni, sender)
+    return head + next(_numbers).to_bytes(8, "big") + bytes(22)  # the same again and again would be a loop
 
 
 def tag(frame: bytes) -> tuple[int, int] | None:
