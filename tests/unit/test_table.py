@@ -101,6 +101,13 @@ def test_a_table_holds_all_it_was_made_for_and_then_says_so(n_entries: int) -> N
     assert counted(tables) == {"entries": n_entries, "overflow": 1}
 
 
+def test_addresses_one_after_the_other_find_room_under_any_seed() -> None:
+    macs = np.arange(1000, dtype=np.uint64) + np.uint64(MAC)
+    for _ in range(1000):  # each with a seed of its own
+        tables, _lane = small(max_entries=1000)
+        assert tables.fdb_add(7, macs, 0) == 1000
+
+
 def test_what_was_deleted_makes_room_at_once() -> None:
     tables, _ = small(max_entries=1000)
     macs = np.arange(1000, dtype=np.uint64) + np.uint64(MAC)
