@@ -21,7 +21,7 @@
 
 enum {
     VX_WAYS = 4,        /* entries in a bucket, one cache line */
-    VX_MAX_PROBES = 32, /* buckets searched at most */
+    VX_MAX_PROBES = 128, /* buckets searched at most: of ten million entries in a full table, none needs more */
     VX_PASSED_MAX = 255,
     VX_SCRUBBED = 1, /* the key of what was removed; no MAC */
     VX_KIND_SHIFT = 21,
