@@ -5,9 +5,7 @@
 #ifndef VX_EVENTS_H
 #define VX_EVENTS_H
 
-#include <unistd.h>
-
-#include "vx_atomic.h"
+#include "vx_bell.h"
 
 enum { VX_RING_LEN = 1024 /* events; a power of two */ };
 
@@ -32,12 +30,10 @@ struct vx_event {
 struct vx_ring {
     _Alignas(64) uint64_t head; /* the lane's: how many were told */
     uint64_t dropped;
-    uint64_t woken; /* as many were told when the reader was woken last */
     uint64_t limit_s;
     _Alignas(64) uint64_t tail; /* the reader's: how many it has taken */
     uint32_t kinds;             /* a bit for each kind that somebody wants */
-    uint32_t sleeping;
-    int wake_fd;
+    struct vx_bell bell;
     _Alignas(64) struct vx_event events[VX_RING_LEN];
 };
 
@@ -75,15 +71,7 @@ static inline void vx_tell_limit(struct vx_ring *ring, uint32_t vni, uint64_t ma
 }
 
 /* After a batch: wake the reader if it sleeps and there is something new. */
-static inline void vx_wake_reader(struct vx_ring *ring)
-{
-    uint64_t one = 1, head = vx_get_relaxed(&ring->head);
-    if (head == ring->woken)
-        return;
-    ring->woken = head;
-    if (vx_swap_seq(&ring->sleeping, 0) && write(ring->wake_fd, &one, sizeof one) < 0)
-        return; /* the eventfd is full, so the reader is awake */
-}
+static inline void vx_wake_reader(struct vx_ring *ring) { vx_bell_sound(&ring->bell, vx_get_relaxed(&ring->head)); }
 
 /* -- the reader ----------------------------------------------------------------------------------- */
 
@@ -101,8 +89,7 @@ static inline uint32_t vx_take(struct vx_ring *ring, struct vx_event *out)
 /* Before sleeping: whether nothing is there, and from now on the lane wakes us. */
 static inline int vx_may_sleep(struct vx_ring *ring)
 {
-    vx_swap_seq(&ring->sleeping, 1);
-    return vx_get_seq(&ring->head) == vx_get_relaxed(&ring->tail);
+    return vx_bell_may_sleep(&ring->bell, &ring->head, vx_get_relaxed(&ring->tail));
 }
 
 #endif

@@ -8,9 +8,8 @@
 #define VX_WATCH_H
 
 #include <string.h>
-#include <unistd.h>
 
-#include "vx_atomic.h"
+#include "vx_bell.h"
 
 enum {
     VX_WATCH_LEN = 4 << 20, /* bytes of a ring */
@@ -40,11 +39,10 @@ struct vx_watch {
     int64_t vni, mac; /* VX_ANY_WATCHED, or one; an address is source or destination */
     uint32_t ways, snap_len;
     uint32_t dropped_only;
-    int wake_fd;
     _Alignas(64) uint64_t head; /* the lane's, in bytes since the beginning */
-    uint64_t lost, woken;
+    uint64_t lost;
     _Alignas(64) uint64_t tail; /* the reader's */
-    uint32_t sleeping;
+    struct vx_bell bell;
     _Alignas(64) uint8_t bytes[VX_WATCH_LEN];
 };
 
@@ -97,12 +95,7 @@ static inline void vx_sight_end(struct vx_watch *watch, struct vx_sight *sight, 
 /* After a burst: wake the reader if it sleeps and there is something new. */
 static inline void vx_wake_watcher(struct vx_watch *watch)
 {
-    uint64_t one = 1, head = vx_get_relaxed(&watch->head);
-    if (head == watch->woken)
-        return;
-    watch->woken = head;
-    if (vx_swap_seq(&watch->sleeping, 0) && write(watch->wake_fd, &one, sizeof one) < 0)
-        return; /* the eventfd is full, so the reader is awake */
+    vx_bell_sound(&watch->bell, vx_get_relaxed(&watch->head));
 }
 
 /* -- the reader ----------------------------------------------------------------------------------- */
@@ -130,8 +123,7 @@ static inline void vx_sight_done(struct vx_watch *watch, const struct vx_sight *
 /* Before sleeping: whether nothing is there, and from now on the lane wakes us. */
 static inline int vx_watcher_may_sleep(struct vx_watch *watch)
 {
-    vx_swap_seq(&watch->sleeping, 1);
-    return vx_get_seq(&watch->head) == vx_get_relaxed(&watch->tail);
+    return vx_bell_may_sleep(&watch->bell, &watch->head, vx_get_relaxed(&watch->tail));
 }
 
 #endif

@@ -134,7 +134,7 @@ static int may_sleep(void)
 
 static void *reader(void *argument)
 {
-    struct pollfd wake = {rings[0].wake_fd, POLLIN, 0};
+    struct pollfd wake = {rings[0].bell.wake_fd, POLLIN, 0};
     uint64_t *told = argument, n;
     while (!vx_get_relaxed(&stop)) {
         *told += take_all();
@@ -336,7 +336,7 @@ int main(int argc, char **argv)
     publish();
     for (int i = 0; i < N_LANES; i++) {
         rings[i].kinds = UINT32_MAX;
-        rings[i].wake_fd = wake_fd;
+        rings[i].bell.wake_fd = wake_fd;
         tables->seats[1 + i].ring = &rings[i];
     }
     pthread_create(&listener, NULL, reader, &told);

@@ -22,8 +22,8 @@ cdef extern from "vx_events.h" nogil:
         uint8_t address[16]
     cdef struct vx_ring:
         uint64_t head, dropped, tail
-        uint32_t kinds, sleeping
-        int wake_fd
+        uint32_t kinds
+        int wake_fd "bell.wake_fd"
 
     bint vx_is_wanted(const vx_ring *ring, vx_event_kind kind)
     void vx_tell(vx_ring *ring, vx_event_kind kind, uint32_t vni, uint64_t mac, uint32_t target, uint32_t was,

@@ -22,8 +22,8 @@ cdef extern from "vx_watch.h" nogil:
         vx_watch *next
         int64_t vni, mac
         uint32_t ways, snap_len, dropped_only
-        int wake_fd
         uint64_t lost
+        int wake_fd "bell.wake_fd"
 
     bint vx_is_watched(const vx_watch *watch, vx_way way, uint32_t vni, uint64_t to, uint64_t source)
     vx_sight *vx_sight_begin(vx_watch *watch, const uint8_t *packet, uint32_t length)
