@@ -737,9 +737,10 @@ cdef class Tables:
         cdef int i
         if not 1 <= len(dstports) <= VX_MAX_DSTPORTS:
             raise ValueError(f"{len(dstports)} UDP ports; 1 to {VX_MAX_DSTPORTS} are right")
-        for i, dstport in enumerate(dstports):
+        for dstport in dstports:
             check_dstport(dstport)
-            policy.dstports_be[i] = vx_be16(dstport)
+        for i in range(<int>VX_MAX_DSTPORTS):  # all, for a segment before may have had ports here
+            policy.dstports_be[i] = vx_be16(dstports[i]) if i < len(dstports) else 0
 
     def change_segment(self, segment: int, *, port=None, flood=None, learning=None, ageing_s=None,
                        max_learned=None, any_source=None, dstport=None) -> None:
