@@ -24,6 +24,21 @@ METRICS = argument(
     metavar="IP:PORT",
     help="serve counters to Prometheus (127.0.0.1:9464)",
 )
+_LOCAL = argument(
+    "--local", action="append", metavar="IP", help="our underlay address; once for each IP family"
+)
+_DEV = argument("--dev", metavar="DEV", help="bind the underlay sockets to this device")
+_PROCESS = (
+    argument("--lanes", dest="count", type=number, metavar="N", help="threads that carry packets (1)"),
+    argument("--cpus", type=number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),
+    argument("--busy-poll", type=number, metavar="US", help="look this long for more before sleeping (0)"),
+    argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
+    CONTROL,
+    METRICS,
+    LOG_FORMAT,
+    USER,
+)
+"""The options about lanes and the process: what `up` and `collect` share."""
 SEGMENT = (
     argument("--tap", metavar="NAME", help="TAP device, created if it does not exist"),
     argument("--vlan", type=number, metavar="ID", help="with --tap: the frames of this 802.1Q VLAN only"),
@@ -70,7 +85,7 @@ SEGMENT = (
     "carry the frames of one segment until interrupted",
     "vxcore up --vni 42 --local 192.0.2.1 --remote 192.0.2.2 --tap vx42",
     argument("--vni", type=number, required=True, metavar="N", help="VXLAN network identifier"),
-    argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
+    _LOCAL,
     *SEGMENT,
     argument("--dstport", type=number, metavar="PORT", help="UDP destination port (4789)"),
     argument("--srcport", type=number, nargs=2, metavar=("MIN", "MAX"), help="source ports (49152 65535)"),
@@ -81,7 +96,7 @@ SEGMENT = (
     argument("--udpcsum", action="store_true", default=None, help="compute UDP checksums over IPv4"),
     argument("--udp6zerocsumtx", action="store_true", default=None, help="send none over IPv6"),
     argument("--udp6zerocsumrx", action="store_true", default=None, help="require none over IPv6"),
-    argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
+    _DEV,
     argument(
         "--underlay",
         dest="kind",
@@ -89,14 +104,7 @@ SEGMENT = (
         help="what the underlay port is: udp, packet, xdp, tap (udp)",
     ),
     argument("--via", metavar="NAME", help="device of an underlay port of kind tap (vxu0)"),
-    argument("--lanes", dest="count", type=number, metavar="N", help="threads that carry packets (1)"),
-    argument("--cpus", type=number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),
-    argument("--busy-poll", type=number, metavar="US", help="look this long for more before sleeping (0)"),
-    argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
-    CONTROL,
-    METRICS,
-    LOG_FORMAT,
-    USER,
+    *_PROCESS,
 )
 def up(arguments: argparse.Namespace) -> int:
     """A VTEP with one segment, from options alone."""
@@ -108,7 +116,7 @@ def up(arguments: argparse.Namespace) -> int:
 @command(
     "receive the frames of many VNIs into files or a device, and send nothing",
     "vxcore collect --local 192.0.2.1 -w /var/captures --rotate 1GiB --keep 10",
-    argument("--local", action="append", metavar="IP", help="our underlay address; once for each IP family"),
+    _LOCAL,
     argument(
         "--dstport",
         dest="dstports",
@@ -143,16 +151,9 @@ def up(arguments: argparse.Namespace) -> int:
     argument("--tap", metavar="NAME", help="instead of -w: a TAP device, created if it does not exist"),
     argument("--port", metavar="KIND=DEV", help="instead of -w: packet=DEV, an interface that exists"),
     argument("--udp6zerocsumrx", action="store_true", default=None, help="require no checksums over IPv6"),
-    argument("--dev", metavar="DEV", help="bind the underlay sockets to this device"),
+    _DEV,
     argument("--underlay", dest="kind", metavar="KIND", help="what the underlay port is: udp, packet (udp)"),
-    argument("--lanes", dest="count", type=number, metavar="N", help="threads that carry packets (1)"),
-    argument("--cpus", type=number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),
-    argument("--busy-poll", type=number, metavar="US", help="look this long for more before sleeping (0)"),
-    argument("--no-offload", action="append", metavar="NAME", help="do without an offload; may be repeated"),
-    CONTROL,
-    METRICS,
-    LOG_FORMAT,
-    USER,
+    *_PROCESS,
 )
 def collect(arguments: argparse.Namespace) -> int:
     """The far end of a traffic mirror."""
