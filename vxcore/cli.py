@@ -7,9 +7,8 @@ makes its commands known.
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vxcore import commands, logs
@@ -85,20 +84,15 @@ class Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
             chosen: Parser = arguments.chosen
-            near = _nearest(unknown[0], chosen._option_string_actions)
-            chosen.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+            near = commands.meant(unknown[0], chosen._option_string_actions)
+            chosen.error("; ".join(filter(None, [f"unrecognized arguments: {' '.join(unknown)}", near])))
         return arguments
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            meant = _nearest(str(value), known) or f"; known are {', '.join(known)}"
-            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{meant}")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+            meant = commands.meant(str(value), known) or f"known are {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {meant}")
 
 
 def parser() -> Parser:

@@ -9,7 +9,8 @@ The help, the completion of shells and the man page are made from the list.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 USER_ERROR = 2  # as argparse has it
@@ -63,6 +64,12 @@ def command(
 def argument(*names: str, **options: Any) -> Argument:
     """An argument of a command, as ArgumentParser.add_argument takes it."""
     return Argument(names, options)
+
+
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """Asks whether it was that of the known words which is most like a misspelt one; None: none is."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else None
 
 
 def number(text: str) -> int | str:

@@ -5,11 +5,10 @@ Place in the house: among the commands, below those that take them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vxcore.commands import number
+from vxcore.commands import meant, number
 from vxcore.errors import ConfigError
 
 NUMBERS = ("vni", "sequence")
@@ -63,8 +62,8 @@ class Grammar(NamedTuple):
         return f"the words are {', '.join([*first, *values, *self.flags])}"
 
     def _unknown(self, word: str) -> str:
-        near = difflib.get_close_matches(word, [*self.values, *self.flags], n=1)
-        return f"{word!r} has no meaning here; " + (f"did you mean {near[0]}?" if near else self._shape())
+        near = meant(word, [*self.values, *self.flags])
+        return f"{word!r} has no meaning here; {near or self._shape()}"
 
 
 def _once(by: dict[str, str], name: str, keyword: str) -> None:
