@@ -38,6 +38,7 @@ _TITLES: dict[str, tuple[str, ...]] = {
 }
 _TEXTS = ("VNI", "port", "reason", "what it means")
 _CARRIED = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes")
+_DRAWN = _CARRIED[:2]
 
 
 @command(
@@ -101,7 +102,7 @@ class Screen:
     paused: bool = False
     looks: deque[Look] = field(default_factory=lambda: deque(maxlen=2))
     rates: dict[str, deque[float]] = field(
-        default_factory=lambda: {name: deque(maxlen=_HISTORY) for name in _CARRIED}
+        default_factory=lambda: {name: deque(maxlen=_HISTORY) for name in _DRAWN}
     )
 
     def take(self, look: Look) -> None:
@@ -203,9 +204,10 @@ def render(screen: Screen, width: int, height: int) -> Any:
             overflow="ellipsis",
         )
     rows = screen.rows()
-    for row in rows[: max(1, height - _HEAD_LINES - 1)]:
+    room = max(1, height - _HEAD_LINES - 1)
+    for row in rows[:room]:
         table.add_row(*map(_shown, row))
-    hidden = len(rows) - max(1, height - _HEAD_LINES - 1)
+    hidden = len(rows) - room
     sparks_len = max(8, min(_HISTORY, width - 30))
     lines = [
         _title(overview, screen),
@@ -214,7 +216,7 @@ def render(screen: Screen, width: int, height: int) -> Any:
         *(
             f"{name[:2]} {_shown(screen.rates[name][-1] if screen.rates[name] else 0.0):>8} packets/s  "
             f"{sparks(screen.rates[name], sparks_len)}"
-            for name in ("rx_packets", "tx_packets")
+            for name in _DRAWN
         ),
         f"filter: {screen.wanted}{'_' if screen.typing else ''}" if screen.typing or screen.wanted else _KEYS,
         "",
