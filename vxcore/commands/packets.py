@@ -230,8 +230,10 @@ class _Outer:
         asked, row = self._segments.get(vni, (-_FLOOD_S, {}))
         if time.monotonic() - asked >= _FLOOD_S:
             with connect(self._arguments) as vtep:
-                rows = [each for each in vtep.rows("segment.list") if each["vni"] == vni]
-            row = rows[0] if rows else {}
+                try:
+                    row = next(vtep.rows("segment.list", vni=vni))
+                except ConfigError:
+                    row = {}
             self._segments[vni] = time.monotonic(), row
         return row
 

@@ -188,7 +188,7 @@ def _segment_row(
     row: dict[str, Any], segment: Segment | None, counted: dict[str, Any], learned: int
 ) -> SegmentRow:
     collects = bool(row.get("collects"))
-    settings = plain(segment) if segment else {}
+    settings = plain(structs.replace(segment, fdb=(), neighbours=())) if segment else {}
     return SegmentRow(
         vni=None if collects else row["vni"],
         collects=row["vni"] if collects else None,
@@ -198,7 +198,7 @@ def _segment_row(
         remotes=tuple(row["remotes"]),
         learned=learned,
         **{name: counted[name] for name in _CARRIED},
-        settings={name: value for name, value in settings.items() if name not in ("fdb", "neighbours")},
+        settings=settings,
     )
 
 
