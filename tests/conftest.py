@@ -6,11 +6,12 @@ signature; everything else a test imports from `support`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import peers
+from support import hosts, peers
 from support.no_lookups import forbid_lookups
 
 forbid_lookups()  # here, for test modules build packets while they are imported
@@ -35,6 +36,21 @@ def run(
 
     monkeypatch.chdir(tmp_path)
     return call
+
+
+@pytest.fixture
+def nothing_is_left() -> Iterator[None]:
+    """No network namespace outlives the test."""
+    yield
+    assert hosts.namespaces_of_this_process() == []
+
+
+@pytest.fixture
+def public_file() -> Iterator[Path]:
+    """A settings file that any user may read, as those in /etc are."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder, "vx.toml")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,26 +63,18 @@ def lan() -> Iterator[Lan]:
         yield lan
 
 
-@pytest.fixture
-def file() -> Iterator[Path]:
-    """A settings file that any user may read."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder, "vx.toml")
-
-
 @pytest.mark.parametrize("kind", ["udp", "packet"])
-def test_a_confined_vtep_does_all_its_work(lan: Lan, file: Path, kind: str) -> None:
+def test_a_confined_vtep_does_all_its_work(lan: Lan, public_file: Path, kind: str) -> None:
     one, two = lan.hosts
     text = FILE.format(user=USER, kind=kind)
-    file.write_text(text)
+    public_file.write_text(text)
     two.kernel_vxlan([one])
-    vtep = VtepProcess(one, "run", str(file), before=AS_OTHERS)
+    vtep = VtepProcess(one, "run", str(public_file), before=AS_OTHERS)
     one.overlay("vx42")
     one.ping("10.42.0.2")
     one.transfer(two, "10.42.0.2", "tcp", 2_000_000)
     for changed in (text + SECOND, text):
-        file.write_text(changed)
+        public_file.write_text(changed)
         vtep.process.send_signal(signal.SIGHUP)
         assert vtep.process.stdout is not None
         assert vtep.process.stdout.readline() == "reloaded\n"
@@ -91,7 +82,7 @@ def test_a_confined_vtep_does_all_its_work(lan: Lan, file: Path, kind: str) -> N
     script = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
     assert "vxcore_received_packets_total" in one.run(sys.executable, "-c", script).stdout
     assert vtep.counters()["offloads"]["udp_gso"] == "on"
-    file.write_text(text.replace("[process]", "[process]\nfilter = false"))
+    public_file.write_text(text.replace("[process]", "[process]\nfilter = false"))
     vtep.process.send_signal(signal.SIGHUP)
     assert vtep.process.stdout.readline() == "not reloaded\n"
     log = vtep.stop()
@@ -99,11 +90,11 @@ def test_a_confined_vtep_does_all_its_work(lan: Lan, file: Path, kind: str) -> N
     assert "process: it cannot change while this runs; restart it" in log
 
 
-def test_a_forbidden_call_is_refused_and_lanes_go_on(lan: Lan, file: Path) -> None:
+def test_a_forbidden_call_is_refused_and_lanes_go_on(lan: Lan, public_file: Path) -> None:
     one, two = lan.hosts
-    file.write_text(FILE.format(user=USER, kind="udp"))
+    public_file.write_text(FILE.format(user=USER, kind="udp"))
     two.kernel_vxlan([one])
-    command = (*AS_OTHERS, sys.executable, "-c", TRIES, str(file))
+    command = (*AS_OTHERS, sys.executable, "-c", TRIES, str(public_file))
     process = one.start(*command, stdin=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -118,11 +109,11 @@ def test_a_forbidden_call_is_refused_and_lanes_go_on(lan: Lan, file: Path) -> No
     assert process.wait(timeout=15) == 0
 
 
-def test_a_node_that_the_user_may_not_open_is_named(lan: Lan, file: Path) -> None:
+def test_a_node_that_the_user_may_not_open_is_named(lan: Lan, public_file: Path) -> None:
     one = lan.hosts[0]
-    file.write_text(FILE.format(user=USER, kind="udp"))
+    public_file.write_text(FILE.format(user=USER, kind="udp"))
     closed = ("sh", "-c", 'chmod 600 /dev/net/tun && exec "$@"', "sh")
-    command = (*AS_OTHERS, *closed, sys.executable, "-m", "vxcore", "run", str(file))
+    command = (*AS_OTHERS, *closed, sys.executable, "-m", "vxcore", "run", str(public_file))
     run = one.run(*command, check=False)
     assert (run.returncode, run.stdout) == (1, "")
     assert "/dev/net/tun: no permission" in run.stderr.splitlines()[-1]

@@ -15,18 +15,12 @@ from support.hosts import STARVED, Host, Lan, VtepProcess, wait_until
 
 from vxcore.remotes import unpacked
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 
 GROUPS = {4: "239.1.1.1", 6: "ff05::1:1"}
 OTHERS = {4: "239.1.1.2", 6: "ff02::1:2"}
 KINDS = pytest.mark.parametrize("kind", ["udp", "packet"])
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

@@ -13,13 +13,7 @@ from support import hosts
 from support.hosts import Lan, VtepProcess, wait_until
 from support.peers import require_tool
 
-pytestmark = pytest.mark.usefixtures("root")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 
 
 UNDERLAYS = ("udp", "packet")

@@ -16,14 +16,8 @@ from support.hosts import Host, Lan, VtepProcess, wait_until
 
 from vxcore.control.socket_file import DIRECTORY
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 VXCORE = (sys.executable, "-m", "vxcore")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import hosts
 from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run
 from support.peers import require_tool
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 VXCORE = (sys.executable, "-m", "vxcore")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

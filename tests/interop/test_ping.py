@@ -8,17 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import hosts
 from support.hosts import Host, Lan, VtepProcess
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 VXCORE = (sys.executable, "-m", "vxcore")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

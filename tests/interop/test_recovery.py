@@ -7,18 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import hosts
 from support.controlled import Controlled
 from support.hosts import Host, Lan, VtepProcess, wait_until
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 UNDERLAYS = ["udp", "packet"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

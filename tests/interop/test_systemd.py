@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,26 +112,18 @@ def test_the_sandbox_of_this_test_holds(lan: Lan) -> None:
     assert said[7] == "['0000000000003000', '0000000000003000']"  # CAP_NET_ADMIN, CAP_NET_RAW
 
 
-@pytest.fixture
-def file() -> Iterator[Path]:
-    """A settings file that any user may read, as those in /etc are."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder, "vx.toml")
-
-
 @pytest.mark.parametrize("kind", ["udp", "packet"])
-def test_a_vtep_does_its_work_within_the_unit(lan: Lan, file: Path, kind: str) -> None:
+def test_a_vtep_does_its_work_within_the_unit(lan: Lan, public_file: Path, kind: str) -> None:
     one, two = lan.hosts
-    file.write_text(FILE.format(kind=kind))
+    public_file.write_text(FILE.format(kind=kind))
     two.kernel_vxlan([one])
-    vtep = VtepProcess(one, "run", str(file), before=SANDBOX)
+    vtep = VtepProcess(one, "run", str(public_file), before=SANDBOX)
     one.overlay("vx42")
     one.ping("10.42.0.2")
     one.transfer(two, "10.42.0.2", "tcp", 5_000_000)
-    reload(vtep, file, FILE.format(kind=kind) + SECOND)
+    reload(vtep, public_file, FILE.format(kind=kind) + SECOND)
     assert one.mtu("vx43") == 1450
-    reload(vtep, file, FILE.format(kind=kind))
+    reload(vtep, public_file, FILE.format(kind=kind))
     wait_until(lambda: "vx43" not in one.ip("link").stdout, "the device is gone")
     script = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
     assert "process_resident_memory_bytes" in one.run(sys.executable, "-c", script).stdout

@@ -11,17 +11,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from support import hosts
 from support.hosts import DEADLINE_S, Host, Lan
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 VXCORE = (sys.executable, "-m", "vxcore")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

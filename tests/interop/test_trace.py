@@ -8,19 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import hosts
 from support.controlled import Controlled
 from support.hosts import Host, Lan, wait_until
 
 from vxcore.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("root")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 
 
 @pytest.fixture

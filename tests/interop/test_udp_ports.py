@@ -12,24 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import hosts
 from support.controlled import Controlled
 from support.hosts import DEADLINE_S, STARVED, Host, Lan, VtepProcess, run, wait_until
 
 from vxcore.errors import UnsupportedError
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 
 PAIR = {800: 10800, 801: 10801}
 KINDS = pytest.mark.parametrize("kind", ["udp", "packet", "xdp"])
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 N_BYTES = 3_000_000
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
 
 
 @pytest.fixture

@@ -15,13 +15,7 @@ from support.hosts import Host, Lan, VtepProcess, run, wait_until
 
 from vxcore.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("root")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    assert hosts.namespaces_of_this_process() == []
+pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 
 
 @pytest.fixture
