@@ -226,7 +226,8 @@ class Engine:
         self.segments = Segments(self.journal, self.remotes)
         self.fdb = Fdb(self.journal, self.remotes, self.segments)
         self.neighbours = Neighbours(self.journal)
-        self.events = Events(n_lanes, self.journal, self.remotes, self.segments, self._device)
+        known = self.journal, self.remotes, self.segments
+        self.events = Events(n_lanes, *known, self._device, self._reaches)
         undo.callback(self.events.close)
 
     def _refuse_remote(self, address: IPAddress) -> None:
@@ -250,6 +251,10 @@ class Engine:
         if self._tap is None:  # behind the TAP is another host, whose packets are forwarded
             sources = {local.version: local for local in self.locals}
         refuse_loops(self._routes, remotes, sources, devices)
+
+    def _reaches(self, number: int) -> bool:
+        """Whether what is sent to a remote now is not lost for want of a next hop."""
+        return self._next_hops is None or self._next_hops.table.knows(number)
 
     def _remote_changed(self, what: str, number: int, address: IPAddress) -> None:
         if self._started and self._next_hops is not None:
@@ -473,7 +478,8 @@ class Engine:
         underlay = self.settings.underlay
         for xdp in self._xdps:
             underlay = structs.replace(underlay, dev=xdp.dev)
-        hops = NextHops(underlay, self.locals, remotes, self.settings.tables.remotes)
+        capacity = self.settings.tables.remotes
+        hops = NextHops(underlay, self.locals, remotes, capacity, self.events.reached)
         undo.callback(hops.close)
         hops.start()
         return hops

@@ -28,7 +28,7 @@ from vxcore._fast.table import PORT, Reader, mac_text
 from vxcore.errors import ConfigError, TableFullError, VxcoreError
 from vxcore.fdb import now_s
 from vxcore.journal import Journal
-from vxcore.remotes import IPAddress, Remotes, unpacked
+from vxcore.remotes import IPAddress, Remotes, packed, unpacked
 from vxcore.segments import Segments
 
 log = logging.getLogger("vxcore")
@@ -155,9 +155,13 @@ class Events:
         remotes: Remotes,
         segments: Segments,
         device_at: Callable[[int], str | None] = lambda place: None,
+        reaches: Callable[[int], bool] = lambda remote: True,
     ) -> None:
         self._journal, self._tables = journal, journal.tables
         self._remotes, self._segments, self._device_at = remotes, segments, device_at
+        self._reaches = reaches
+        self._waiting: dict[bytes, tuple[int, int | None, int]] = {}  # strangers that are not reached yet
+        self._reached: deque[bytes] = deque()
         self._loops: dict[int, float] = {}  # by VNI, when one was last said in the log
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -214,6 +218,11 @@ class Events:
             self._pending.append(Event(f"remote_{what}", remote=address))
             os.eventfd_write(self._wake, 1)
 
+    def reached(self, address: IPAddress) -> None:
+        """Packets for a remote can be sent from now on."""
+        self._reached.append(packed(address))
+        os.eventfd_write(self._wake, 1)
+
     def counters(self) -> dict[str, int]:
         """How many events lanes told, and how many were dropped because rings or queues were full.
 
@@ -252,6 +261,8 @@ class Events:
     def _round(self) -> None:
         while self._pending:
             self._put(self._pending.popleft())
+        while self._reached:
+            self._learn_waiting(self._reached.popleft())
         rows = [rows for rows in (ring.take() for ring in self.rings) if len(rows)]
         for each in rows:
             self._handle(each)
@@ -332,6 +343,16 @@ class Events:
         with self._journal.change():
             segment = self._segments.number(vni)
             remote = self._remotes.learn(unpacked(address))
+        self._waiting[address] = segment, vni, mac
+        if self._reaches(remote):
+            self._learn_waiting(address)
+
+    def _learn_waiting(self, address: bytes) -> None:
+        """Learn, of a stranger that can be answered now, the address that it sent from last."""
+        segment, vni, mac = self._waiting.pop(address, (0, None, 0))
+        remote = self._remotes.number(unpacked(address))
+        if vni is None or remote is None or self._tables.find_segment(vni) != segment:
+            return  # something is gone meanwhile
         self._reader.enter()
         try:
             self._reader.fdb_learn(segment, mac, remote, now_s())
@@ -341,6 +362,7 @@ class Events:
     def tidy(self) -> None:
         """Forget learned remotes that the FDB no longer names."""
         self._tidy_at = time.monotonic() + _TIDY_S
+        self._waiting.clear()  # whom nothing was learned from is forgotten, and met again
         with self._journal.change():
             if self._remotes.has_learned():
                 self._remotes.forget(np.unique(self._tables.fdb(now_s())["remote"]))

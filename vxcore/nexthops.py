@@ -14,6 +14,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -73,15 +74,21 @@ class UnreachableError(Exception):
 class NextHops:
     """The next hops of `remotes`, numbered as in the tables, from ``start`` to ``close``.
 
-    There may be up to `capacity` of them when others are added later.
+    There may be up to `capacity` of them when others are added later. `on_known` is called with each for
+    which a next hop was missing, when there is one.
     `table` is what lanes read. ``start`` raises ConfigError when a remote is reached by a device that
     is no Ethernet; one that has no route or does not answer is tried again and again.
     """
 
     def __init__(
-        self, settings: Underlay, local: tuple[IPAddress, ...], remotes: list[IPAddress], capacity: int = 0
+        self,
+        settings: Underlay,
+        local: tuple[IPAddress, ...],
+        remotes: list[IPAddress],
+        capacity: int = 0,
+        on_known: Callable[[IPAddress], object] = lambda remote: None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._on_known = settings, on_known
         self._locals = {address.version: address for address in local}
         self._remotes: list[IPAddress | None] = list(remotes)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -298,8 +305,11 @@ class NextHops:
             if link is None:
                 self.table.withdraw(number)
             elif isinstance(way, Way) and (remote := self._remotes[number]):
+                known = self.table.knows(number)
                 tunnel = self._tunnel(remote, link, way.source)
                 self.table.publish(number, tunnel, neighbour.ifindex, way.mtu)
+                if not known:
+                    self._on_known(remote)
 
     def _tunnel(self, remote: IPAddress, link: bytes, source: bytes) -> Tunnel:
         settings, four = self._settings, remote.version == 4

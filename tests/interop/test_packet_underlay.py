@@ -226,7 +226,7 @@ def test_two_lanes_share_the_flows_and_keep_the_order_in_each(lan: Lan) -> None:
     two.run(sys.executable, "-c", ORDERED.format(n=2000))
     _, err = receiver.communicate(timeout=hosts.DEADLINE_S)
     assert receiver.returncode == 0, err
-    assert all(lane["bursts"] > 100 for lane in vtep.counters()["lanes"])
+    assert all(lane["bursts"] > 5 for lane in vtep.counters()["lanes"])  # of up to 64 frames
 
 
 def test_runs_go_out_one_by_one_where_the_kernel_is_not_to_cut_them(lan: Lan) -> None:

@@ -166,7 +166,7 @@ def test_one_group_serves_segments_on_several_ports(lan: Lan, family: int, kind:
     Controlled(one, underlay=underlay, segment=segments)
     for vni in PAIR:
         name(one, vni)
-        command = ("ping", "-q", "-c", "3", "-i", "0.02", "-W", "1", address(two, vni))
+        command = ("ping", "-q", "-c", "3", "-l", "3", "-W", "1", address(two, vni))
         wait_until(lambda c=command: "3 received" in one.run(*c, check=False).stdout, f"VNI {vni} works")  # type: ignore[misc]
 
 

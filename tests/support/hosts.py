@@ -93,8 +93,13 @@ class Host:
         self.overlay("vx42")
 
     def ping(self, target: str, *options: str, count: int = 3) -> None:
-        """Ping and require an answer to every request, late as it may be on a busy machine."""
-        done = self.run("ping", "-n", "-c", str(count), "-i", "0.02", "-W", "10", *options, target)
+        """Ping and require an answer to every request, late as it may be on a busy machine.
+
+        Once some are answered, `ping` waits for the others no longer than from one request to the next: so
+        all are sent at once, and the next would be far off.
+        """
+        at_once = ("-l", str(count), "-i", "10", "-S", str(4096 * count))  # and room to send them all
+        done = self.run("ping", "-n", "-c", str(count), *at_once, *options, target)
         assert f"{count} received" in done.stdout, done.stdout
 
     def pings(self, target: str, *options: str) -> bool:

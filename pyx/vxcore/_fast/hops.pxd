@@ -18,6 +18,7 @@ cdef struct Hop:
 # What the control thread writes and lanes copy. hops[seq & 1] is current, the other is written to.
 cdef struct SharedHop:
     uint32_t seq
+    uint32_t known           # whether there is one
     uint32_t wanted          # a packet was dropped for want of it
     Hop hops[2]
 
@@ -43,6 +44,11 @@ cdef class Hops:
 
 cdef void refresh_hop(HopView *view, uint32_t remote) noexcept nogil
 cdef void want_hop(HopView *view, uint32_t remote) noexcept nogil
+
+
+cdef inline bint is_known(const SharedHop *shared, uint32_t remote) noexcept nogil:
+    """Whether a packet for that remote could be sent now."""
+    return vx_load_acquire(&shared[remote].known) != 0
 
 
 cdef inline Hop *find_hop(HopView *view, uint32_t remote) noexcept nogil:

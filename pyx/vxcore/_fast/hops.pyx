@@ -58,6 +58,12 @@ cdef class Hops:
         memset(&hop, 0, sizeof(Hop))
         store(self, remote, &hop)
 
+    def knows(self, remote: int) -> bool:
+        """Whether packets for `remote` can be sent. Raises IndexError for no such remote."""
+        if not 0 <= remote < self.count:
+            raise IndexError(f"remote {remote} of {self.count}")
+        return is_known(self.shared, remote)
+
     def take_wanted(self) -> list[int]:
         """The remotes that packets were dropped for, for want of a next hop, since it was asked last."""
         cdef uint32_t i
@@ -76,6 +82,7 @@ cdef int store(Hops hops, remote: int, const Hop *hop) except -1:
     shared = &hops.shared[<uint32_t>remote]
     shared.hops[(shared.seq + 1) & 1] = hop[0]
     vx_store_release(&shared.seq, shared.seq + 1)
+    vx_store_release(&shared.known, hop.name.sll_ifindex != 0)
     return 0
 
 

@@ -33,6 +33,7 @@ from vxcore._fast.gso cimport (
 from vxcore._fast.hold cimport (
     N_HELD, Held, Store, store_close, store_has, store_open, store_put, store_remove,
 )
+from vxcore._fast.hops cimport SharedHop, is_known
 from vxcore._fast.icmp cimport MAX_ANSWER_LEN, too_big_answer
 from vxcore._fast.port cimport *
 from vxcore._fast.repeats cimport N_REPEATS, NEW_ENOUGH, ONCE_TOO_OFTEN, Repeat, Repeated, note_repeat
@@ -117,6 +118,7 @@ cdef class Lane:
     cdef Overlay **overlays  # changed by Python, one place at a time
     cdef Underlay **underlays
     cdef Underlay *by_family[2]
+    cdef const SharedHop *hops  # of all underlays, or NULL
     cdef uint32_t n_overlays, n_underlays, max_overlays, n_lanes
     cdef Due *due            # by segment
     cdef size_t due_len
@@ -207,6 +209,7 @@ cdef class Lane:
         for i, (port, families) in enumerate(ports):
             underlay = self.underlays[i] = &(<UnderlayPort?>port).port
             underlay.tally = &self.tally
+            self.hops = underlay.hops
             for family in families:
                 self.by_family[family == 6] = underlay
 
@@ -745,6 +748,9 @@ cdef class Lane:
         if remote == NONE:
             self._tell_once(VX_STRANGER_EVENT, segment.vni, mac, source)
         elif mac != self.recent.mac:
+            if self.hops != NULL and not is_known(self.hops, remote):
+                # What is flooded arrives; what was learned would be dropped for want of a next hop.
+                return vx_fdb_notice(self.seat, segment, mac, remote, self.now_s) != VX_SEEN_ELSEWHERE
             if vx_fdb_learn(self.seat, segment, mac, remote, self.now_s) == VX_SEEN_ELSEWHERE:
                 return False
             self.recent.mac = mac

@@ -83,6 +83,7 @@ cdef class PacketPort(UnderlayPort):
         if not self.s.view.own:
             raise MemoryError("no memory for a port")
         self.s.view.shared, self.s.view.wake_fd = hops.shared, hops.wake_fd
+        self.port.hops = hops.shared
         ring_open(&self.s.ring, receiver, blocks[1], blocks[0], slot_len, True)
         self.s.rules = &rules.bits
         self.s.send_fd, self.s.six, self.s.gso = sender, family == 6, gso

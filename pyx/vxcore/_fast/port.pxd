@@ -8,6 +8,7 @@ from libc.string cimport memcpy
 from vxcore._fast.c_net cimport MSG_DONTWAIT, POLLOUT, iovec, mmsghdr, msghdr, poll, pollfd, sendmmsg, sendmsg
 from vxcore._fast.c_wire cimport VX_VXLAN_LEN, vx_vnet
 from vxcore._fast.flow cimport Flow
+from vxcore._fast.hops cimport SharedHop
 from vxcore._fast.table cimport Remote
 from vxcore._fast.verdict cimport DELIVERED, N_VERDICTS, TOO_BIG, UNDERLAY_FULL, UNDERLAY_REFUSED, Verdict
 
@@ -127,6 +128,7 @@ cdef struct Underlay:
     int fd                   # readable when datagrams wait
     uint16_t dstport_be      # of a UDP socket: the port that fd is bound to
     bint superframes         # takes frames whole, as Heading.vnet describes them
+    const SharedHop *hops    # by the remotes' numbers; NULL: the kernel knows the way
     Tally *tally
     int (*receive)(void *state, Datagram *out, uint32_t max) noexcept nogil
     # A run: n pieces, all of one length but the last, which may be shorter. All that they point to stays

@@ -58,6 +58,7 @@ cdef class XdpUnderlayPort(UnderlayPort):
         if not (self.s.view.own and self.s.accounts):
             raise MemoryError("no memory for a port")
         self.s.view.shared, self.s.view.wake_fd = hops.shared, hops.wake_fd
+        self.port.hops = hops.shared
         self.s.xsk, self.s.rules, self.s.port = &socket.x, &rules.bits, &self.port
         self.port.fd, self.port.state = socket.x.fd, &self.s
         self.port.receive, self.port.send, self.port.flush = receive, send, flush
