@@ -117,8 +117,8 @@ def test_a_broadcast_reaches_all_once_and_never_comes_back(
 @FAMILIES
 def test_unknown_sources_are_learned_and_forgotten(lan: Lan, family: int) -> None:
     one, two, _ = lan.hosts
-    kernel(two, family)
     vtep = started(one, segment(family, ageing=1), family=family)
+    kernel(two, family)  # not before somebody listens to events
     two.ping("10.42.0.1")
     assert vtep.happens(kind="remote_added", remote=two.address(family))
     mac = two.mac("vx42")

@@ -11,7 +11,7 @@ import random
 import socket
 import sys
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 WINDOW = 32
 MAX_DATAGRAM = 1400
 

@@ -31,6 +31,7 @@ class Controlled:
         environment = ["env", f"PYTHONPATH={ROOT / 'tests'}"]
         command = [*environment, sys.executable, __file__, json.dumps(given)]
         self.process = host.start(*command, stdin=subprocess.PIPE)
+        self._told: list[dict[str, Any]] = []
         self._answer()
 
     def __call__(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -55,10 +56,15 @@ class Controlled:
         return next(row for row in self("counters")["segments"] if row["vni"] == vni)
 
     def happens(self, **wanted: Any) -> dict[str, Any]:
-        """Wait for an event that has these values, and return it."""
+        """Wait for an event that has these values, later than those waited for before, and return it."""
 
         def event() -> Any:
-            return next((each for each in self("take") if wanted.items() <= each.items()), None)
+            self._told += self("take")
+            for at, each in enumerate(self._told):
+                if wanted.items() <= each.items():
+                    del self._told[: at + 1]
+                    return each
+            return None
 
         return dict(wait_until(event, f"an event with {wanted}"))
 
