@@ -21,6 +21,7 @@ from vxcore.probes import Asker, Echo, IPAddress
 _WAIT_S = 1.0
 _MOST_S = 30.0
 _ETH_LEN = 14
+_SEE_DROPS = "see `vxcore show drops`, here and at the other VTEP, and `vxcore trace --dropped`"
 
 
 def _seconds(text: str) -> float:
@@ -71,8 +72,8 @@ def _host(arguments: argparse.Namespace) -> dict[str, Any]:
     if source is not None and not isinstance(source, IPv4Address):
         raise ConfigError(f"--from {source}: an IPv4 address; over IPv6 the link-local one is used")
     with Asker(segment["dev"], source) as asker:
+        length = asker.mtu + _ETH_LEN  # of the device, for hosts go by that, whatever the VTEP gave it
         answers = _repeat(arguments, lambda: asker.ask(target, _WAIT_S))
-        length = segment["mtu"] + _ETH_LEN
         full = asker.ask(target, _WAIT_S, length)
     known = [answer for answer in answers if answer is not None]
     mac = format_mac(known[-1][1]) if known else None
@@ -173,9 +174,14 @@ def _lines(found: dict[str, Any]) -> list[str]:
         behind = f", behind {found['remote']}" if found["remote"] else ""
         where = f"is at {found['mac']}{behind}" if found["mac"] else "does not answer"
         head, kinds = f"{found['target']} {where}", ["overlay", "underlay"]
-        what = f"a frame of {found['full']['bytes']} bytes, the segment's MTU,"
+        n_bytes = found["full"]["bytes"]
+        what = f"a frame of {n_bytes} bytes, the device's MTU of {n_bytes - _ETH_LEN},"
     lines = [head, *(_times(kind, found[f"{kind}_ms"]) for kind in kinds if found[f"{kind}_ms"])]
-    return [*lines, f"{what} {'arrives' if found['full']['arrives'] else 'does not arrive'}"]
+    if found["full"]["arrives"]:
+        return [*lines, f"{what} arrives"]
+    if all(each is None for each in found[f"{kinds[0]}_ms"]):
+        return [*lines, _SEE_DROPS]
+    return [*lines, f"{what} does not arrive: `vxcore doctor FILE` compares MTUs"]
 
 
 def _times(kind: str, times: list[float | None]) -> str:
