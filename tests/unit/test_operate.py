@@ -159,6 +159,11 @@ def test_tables_that_are_empty(run: Run) -> None:
         (("remote", "show", "192.0.2.3"), 1),
         (("show", "remote", "--remote", "192.0.2.3"), 1),
         (("neighbour", "show", "--vni", "42"), 0),
+        (("neighbour", "show", "vni", "42"), 0),
+        (("show", "fdb", "vni", "42", "dst", "192.0.2.3"), 1),
+        (("show", "fdb", MAC, "vni", "43", "static"), 1),
+        (("show", "segment", "43"), 1),
+        (("show", "remote", "192.0.2.3"), 1),
     ],
 )
 def test_rows_are_chosen_by_what_they_have(run: Run, words: tuple[str, ...], n: int) -> None:
@@ -167,6 +172,42 @@ def test_rows_are_chosen_by_what_they_have(run: Run, words: tuple[str, ...], n: 
     run.vtep.learn(42, 0x020000000003, "192.0.2.2")
     run.vtep.add_fdb(42, "02:00:00:00:00:02", "192.0.2.2", kind="sticky")
     assert len(run.json(*words)) == n
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("fdb", "fdb show"),
+        ("fdb --json", "fdb show --json"),
+        ("fdb list", "fdb show"),
+        ("segment", "segment show"),
+        ("neigh ls vni 42", "neighbour show vni 42"),
+        ("show segments", "show segment"),
+        ("show lanes", "show lane"),
+        ("show drop", "show drops"),
+        ("show neigh", "show neighbour"),
+    ],
+)
+def test_what_fingers_type_that_know_ip_is_understood(run: Run, typed: str, meant: str) -> None:
+    run.vtep.add_fdb(42, MAC, "192.0.2.3")
+    run.vtep.set_neighbour(42, "fd42::7", MAC)
+    assert run(*typed.split()) == run(*meant.split()) != ""
+
+
+def test_del_may_be_written_out(run: Run) -> None:
+    run("fdb", "add", MAC, "dst", "192.0.2.3", "vni", "42")
+    run("fdb", "delete", MAC, "vni", "42")
+    run("segment", "change", "42", "--ageing", "9")
+    assert run("fdb") == ""
+    assert run.vtep.settings.segments[0].ageing == 9
+
+
+@pytest.mark.parametrize("words", ["help fdb add", "fdb add --help"])
+def test_help_may_be_asked_for_as_a_command(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words.split())
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: vxcore fdb add ")
 
 
 def test_a_collector_is_shown_by_what_it_collects(capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +339,9 @@ def test_a_file_is_read_again(run: Run, capsys: pytest.CaptureFixture[str]) -> N
         (("show", "fbd"), 2, "invalid choice: 'fbd'; did you mean fdb?"),
         (("sohw",), 2, "invalid choice: 'sohw'; did you mean show?"),
         (("fdb", "ad"), 2, "invalid choice: 'ad'; did you mean add?"),
-        (("fdb",), 2, "the following arguments are required: COMMAND (see vxcore fdb --help)"),
+        (("show", "lane", "7"), 2, "'7' has no meaning here; no words are"),
+        (("show", "fdb", "vni"), 2, "vni: its value is missing"),
+        (("show", "fdb", "vni", "42", "--vni", "43"), 2, "--vni: said twice, by 42 too; once is right"),
         (
             ("segment", "set", "42", "--agein", "3"),
             2,

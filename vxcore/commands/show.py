@@ -1,6 +1,6 @@
 """The command show: what a running VTEP is and has, as tables or as JSON.
 
-Place in the house: among the commands, above asking.
+Place in the house: among the commands, above asking and words.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vxcore.columns import columns
 from vxcore.commands import argument, command, number
 from vxcore.commands.asking import ASKING, connect, say, say_json, say_rows, say_table
+from vxcore.commands.words import Grammar
 from vxcore.errors import ConfigError
 from vxcore.sizes import amount
 
@@ -27,20 +28,35 @@ class Table(NamedTuple):
     request: str
     filters: tuple[str, ...]
     show: Callable[[Rows], None]
+    words: Grammar = Grammar("", {}, {})
+    """How rows are chosen in the words of `ip` and `bridge`."""
+
+
+def table_name(word: str) -> str:
+    """The table that a word is for: one or many, and as `ip` is used to be told."""
+    word = {"neigh": "neighbour", "neighbor": "neighbour", "drop": "drops"}.get(word, word)
+    return word.removesuffix("s") if word != "drops" else word
 
 
 @command(
     "show what a running VTEP is and has",
     "vxcore show                       # an overview\n"
     "vxcore show segment --json\n"
-    "vxcore show fdb --vni 42 --remote 192.0.2.2\n"
+    "vxcore show fdb vni 42 dst 192.0.2.2\n"
     "ip netns exec blue vxcore show drops",
     argument(
         "what",
         nargs="?",
+        type=table_name,
         choices=("segment", "fdb", "remote", "neighbour", "lane", "drops", "offload"),
-        help="one table, whole (an overview)",
+        help="segment, fdb, remote, neighbour, lane, drops or offload (an overview)",
         metavar="WHAT",
+    ),
+    argument(
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="only rows of: vni N, dst IP, MAC, a kind, as `fdb show` has it",
     ),
     argument("--vni", type=number, metavar="N", help="segment, fdb, neighbour: only of this VNI"),
     argument("--mac", metavar="MAC", help="fdb, neighbour: only of this address"),
@@ -55,8 +71,12 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def show_table(arguments: argparse.Namespace, what: str | None, **filters: Any) -> int:
-    """Show a table, of which rows must have what `filters` say; None: the overview."""
+    """Show a table, of which rows must have what `filters` and the words say; None: the overview."""
     given = {name: value for name, value in filters.items() if value is not None}
+    said = TABLES[what].words.read(arguments.words) if what is not None else {}
+    for name in said.keys() & given.keys():
+        raise ConfigError(f"--{name}: said twice, by {said[name]} too; once is right")
+    given |= said
     for name in given:
         if what is None or name not in TABLES[what].filters:
             known = ", ".join(each for each, table in TABLES.items() if name in table.filters)
@@ -193,11 +213,19 @@ def _offload(rows: Rows) -> None:
     say_table(columns(["OFFLOAD", "STATE"], lines, n_left=2))
 
 
+_KINDS = {kind: {"kind": kind} for kind in ("learned", "frozen", "static", "control", "sticky")}
 TABLES = {
-    "segment": Table("segment.list", ("vni",), _segments),
-    "fdb": Table("fdb.list", ("vni", "mac", "remote", "kind"), _fdb),
-    "remote": Table("remote.list", ("remote",), _remotes),
-    "neighbour": Table("neighbour.list", ("vni", "mac"), _neighbours),
+    "segment": Table("segment.list", ("vni",), _segments, Grammar("vni", {"vni": "vni"}, {})),
+    "fdb": Table(
+        "fdb.list",
+        ("vni", "mac", "remote", "kind"),
+        _fdb,
+        Grammar("mac", {"vni": "vni", "dst": "remote"}, _KINDS),
+    ),
+    "remote": Table("remote.list", ("remote",), _remotes, Grammar("remote", {"dst": "remote"}, {})),
+    "neighbour": Table(
+        "neighbour.list", ("vni", "mac"), _neighbours, Grammar("", {"vni": "vni", "lladdr": "mac"}, {})
+    ),
     "lane": Table("lane.list", (), _lanes),
     "drops": Table("drop.list", (), _dropped),
     "offload": Table("offload.list", (), _offload),
