@@ -20,7 +20,8 @@ def test_the_commands_print_what_the_page_says() -> None:
     page = HOUR["PAGE"].read_text()
     played = HOUR["play"](page, {host: f"vxt{os.getpid()}-{host}" for host in HOUR["HOSTS"]})
     ours, theirs = (HOUR["compared"](text).splitlines() for text in (page, played))
-    assert list(unified_diff(ours, theirs, "the page", "what is printed", lineterm="", n=1)) == []
+    differs = list(unified_diff(ours, theirs, "the page", "what is printed", lineterm="", n=1))
+    assert not differs, "\n".join(differs)
 
 
 PAGE = """\
