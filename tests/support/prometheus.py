@@ -48,6 +48,11 @@ class Prometheus:
         result = found["data"]["result"] if found else []
         return float(result[0]["value"][1]) if result else None
 
+    def series(self, query: str) -> list[dict[str, str]]:
+        """The labels of each series of an instant query."""
+        found = self._ask(f"query?query={urllib.parse.quote(query)}")
+        return [each["metric"] for each in found["data"]["result"]] if found else []
+
     def becomes(self, query: str, value: float) -> None:
         """Wait until a query has a value."""
         wait_until(lambda: self.value(query) == value, f"{query} is {value}")
