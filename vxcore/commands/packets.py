@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from vxcore.addresses import parse_mac, parse_unicast
 from vxcore.commands import argument, at_least, between, command, number
-from vxcore.commands.asking import CONTROL, JSON, connect, say, say_json
+from vxcore.commands.asking import CONTROL, JSON, connect, say_json, say_text
 from vxcore.control.client import Client
 from vxcore.errors import ConfigError
 from vxcore.pcapng import ETHERNET, RAW_IP, PcapngWriter
@@ -48,12 +48,13 @@ _FILTER = argument(
 
 
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What to ask of the VTEP itself."""
+    """What to ask of the VTEP itself; the less, the less it loses."""
+    verdicts = {_verdict(name) for name in arguments.verdict or []}
     return {
         "vni": arguments.vni,
         "mac": arguments.mac,
         "ways": [arguments.way] if arguments.way else None,
-        "dropped_only": arguments.dropped or None,
+        "dropped_only": arguments.dropped or bool(verdicts and "delivered" not in verdicts) or None,
     }
 
 
@@ -140,7 +141,7 @@ def trace(arguments: argparse.Namespace) -> int:
             packet = told.get("packet")
             if packet is not None and not sieve.passes(packet):
                 continue
-            say_json(told) if arguments.json else say(_lines(told))
+            say_json(told) if arguments.json else say_text(_lines(told))
             left -= packet is not None
             if left == 0:
                 break
@@ -166,7 +167,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     with connect(arguments) as vtep:
         for frame in _frames(arguments):
             told = _foretold(vtep, arguments, frame)
-            say_json(told) if arguments.json else say(_lines(told)[1:])
+            say_json(told) if arguments.json else say_text(_lines(told)[1:])
     return 0
 
 

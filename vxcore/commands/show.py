@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from vxcore.columns import columns
 from vxcore.commands import argument, command, number
-from vxcore.commands.asking import ASKING, connect, say, say_json, say_rows, say_table
+from vxcore.commands.asking import ASKING, connect, say, say_json, say_rows, say_table, say_text
 from vxcore.commands.words import Grammar
 from vxcore.errors import ConfigError
 from vxcore.sizes import amount
@@ -84,7 +84,7 @@ def show_table(arguments: argparse.Namespace, what: str | None, **filters: Any) 
     with connect(arguments) as vtep:
         if what is None:
             overview, segments = vtep.ask("overview"), list(vtep.rows("segment.list", limit=_N_SEGMENTS))
-            say_json(overview) if arguments.json else say(_overview(overview, segments))
+            say_json(overview) if arguments.json else _overview(overview, segments)
             return 0
         rows = vtep.rows(TABLES[what].request, **given)
         say_rows(rows) if arguments.json else TABLES[what].show(rows)
@@ -94,8 +94,16 @@ def show_table(arguments: argparse.Namespace, what: str | None, **filters: Any) 
 # The overview
 
 
-def _overview(vtep: Row, segments: list[Row]) -> Iterator[str]:
+def _overview(vtep: Row, segments: list[Row]) -> None:
     """A screenful."""
+    say(_summary(vtep))
+    say_table(_segment_lines(segments))
+    n_more = vtep["segments"] + vtep["collectors"] - len(segments)
+    if n_more > 0:
+        say([f"and {n_more} more (vxcore show segment)"])
+
+
+def _summary(vtep: Row) -> Iterator[str]:
     started = f", {vtep['file']}" if vtep["file"] else ""
     yield f"vxcore {vtep['version']}, process {vtep['pid']}, up {duration(vtep['uptime_s'])}{started}"
     yield f"  underlay   {vtep['underlay']}, {' and '.join(vtep['local'])}, port {vtep['dstport']}"
@@ -107,10 +115,6 @@ def _overview(vtep: Row, segments: list[Row]) -> Iterator[str]:
     yield f"  offloads   {_offloads(vtep['offloads'])}"
     yield f"  dropped    {_drops(vtep['drops'])}"
     yield ""
-    yield from _segment_lines(segments)
-    n_more = vtep["segments"] + vtep["collectors"] - len(segments)
-    if n_more > 0:
-        yield f"and {n_more} more (vxcore show segment)"
 
 
 def _offloads(states: dict[str, str]) -> str:
@@ -205,7 +209,7 @@ def _dropped(rows: Rows) -> None:
         return
     lines = [[row["reason"], row["text"], str(row["packets"])] for row in drops]
     say_table(columns(["REASON", "MEANING", "PACKETS"], lines, n_left=2))
-    say(["", "what to do:", *(f"  {row['reason']}: {row['remedy']}" for row in drops)])
+    say_text(["", "what to do:", *(f"  {row['reason']}: {row['remedy']}" for row in drops)])
 
 
 def _offload(rows: Rows) -> None:
