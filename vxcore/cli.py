@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from vxcore import commands, logs
@@ -94,6 +94,13 @@ class Parser(argparse.ArgumentParser):
             words.insert(0, "show")
         words[:1] = [self.also.get(word, word) for word in words[:1]]
         return super().parse_known_args(words, namespace)
+
+    def actions(self) -> Iterator[argparse.Action]:
+        """All arguments, and those of the commands."""
+        for action in self._actions:
+            yield action
+            for each in action.choices.values() if isinstance(action.choices, dict) else ():
+                yield from each.actions()
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         arguments: argparse.Namespace

@@ -18,6 +18,7 @@ import jsonschema
 import pytest
 from support.control_socket import Socket, serve
 from support.hosts import wait_until
+from support.peers import require_tool
 from support.tree import ROOT
 
 from vxcore import cli, config, files
@@ -566,6 +567,30 @@ def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.Capt
     assert completed("vxcore", "show", "f") == {"fdb"}
     assert completed("vxcore", "fdb", "fl") == {"flush"}
     assert "--unknown-unicast" in completed("vxcore", "segment", "set", "--un")
+    for words in (("run",), ("capture", "-w"), ("show", "--control"), ("decap",)):
+        assert completed("vxcore", *words, str(file)[:-1]) == {str(file)}
+    assert str(tmp_path) in completed("vxcore", "collect", "-w", str(tmp_path)[:-1])
+
+
+def test_fish_completes_commands_options_and_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fish = require_tool("fish")
+    cli.main(["completion", "fish"])
+    file = tmp_path / "vxcore.fish"
+    file.write_text(capsys.readouterr().out)
+
+    def completed(line: str) -> set[str]:
+        program = f"source {file}; cd {tmp_path}; complete -C '{line}'"
+        done = subprocess.run(
+            [fish, "--no-config", "-c", program], check=False, capture_output=True, text=True
+        )
+        return {each.split("\t")[0] for each in done.stdout.splitlines()}
+
+    assert completed("vxcore sh") == {"show"}
+    assert {"add", "del", "flush", "replace", "show"} <= completed("vxcore fdb ")
+    assert completed("vxcore trace --way ") == {"in", "out"}
+    assert completed("vxcore run vx") == {"vxcore.fish"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from vxcore.commands import argument, command
 from vxcore.commands.asking import say
 
 SHELLS = ("bash", "zsh", "fish")
+_FILES, _DIRECTORY = ("FILE", "FILE.toml", "IN", "OUT", "PATH"), "DIR"
+"""How arguments are called that are names of files."""
 
 
 @command(
@@ -36,5 +38,10 @@ def completion(arguments: argparse.Namespace) -> int:
     """Made from the same list as the help."""
     import shtab
 
+    for action in arguments.whole.actions():
+        if action.metavar in _FILES:
+            action.complete = shtab.FILE
+        elif action.metavar == _DIRECTORY:
+            action.complete = shtab.DIRECTORY
     say([shtab.complete(arguments.whole, arguments.shell)])
     return 0
