@@ -53,7 +53,7 @@ def test_by_link_address_and_in_words(pair: tuple[Host, Host, VtepProcess]) -> N
 
 def test_what_does_not_arrive_is_told(pair: tuple[Host, Host, VtepProcess]) -> None:
     one, two, _ = pair
-    nobody = ping(one, "42", "10.42.0.99", "-c", "1", code=1)
+    nobody = ping(one, "42", "10.42.0.99", "-c", "1", "-i", "0", "-W", "0.1", code=1)
     assert (nobody["mac"], nobody["overlay_ms"], nobody["remote"]) == (None, [None], None)
     shown = one.run(*VXCORE, "ping", "42", "10.42.0.99", "-c", "1", check=False).stdout.splitlines()
     assert shown[1:] == [

@@ -337,7 +337,12 @@ def _comment(packet: Packet) -> str:
     _DROPPED,
     _FILTER,
     argument(
-        "--snaplen", type=between(14, 65_535), default=65_535, metavar="N", help="bytes kept of each (all)"
+        "-s",
+        "--snaplen",
+        type=between(14, 65_535),
+        default=65_535,
+        metavar="N",
+        help="bytes kept of each (all)",
     ),
     _COUNT,
     argument("--max-size", type=Size, metavar="SIZE", help="end before the file is larger, such as 100MiB"),

@@ -18,7 +18,6 @@ from vxcore.control.client import Client
 from vxcore.errors import ConfigError
 from vxcore.probes import Asker, Echo, IPAddress
 
-_WAIT_S = 1.0
 _MOST_S = 30.0
 _ETH_LEN = 14
 _SEE_DROPS = "see `vxcore show drops`, here and at the other VTEP, and `vxcore trace --dropped`"
@@ -43,7 +42,17 @@ def _seconds(text: str) -> float:
     argument("target", nargs="?", metavar="IP|MAC", help="the host"),
     argument("--vtep", metavar="IP", help="instead: a VTEP, on the underlay"),
     argument("-c", "--count", type=at_least(1), default=3, metavar="N", help="how often (3)"),
-    argument("--interval", type=_seconds, default=0.2, metavar="S", help="seconds in between, to 30 (0.2)"),
+    argument(
+        "-i", "--interval", type=_seconds, default=0.2, metavar="S", help="seconds in between, to 30 (0.2)"
+    ),
+    argument(
+        "-W",
+        "--wait",
+        type=_seconds,
+        default=1.0,
+        metavar="S",
+        help="seconds to wait for an answer, to 30 (1)",
+    ),
     argument("--from", dest="source", metavar="IPV4", help="our address in the segment (none: a probe)"),
     CONTROL,
     JSON,
@@ -73,8 +82,8 @@ def _host(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--from {source}: an IPv4 address; over IPv6 the link-local one is used")
     with Asker(segment["dev"], source) as asker:
         length = asker.mtu + _ETH_LEN  # of the device, for hosts go by that, whatever the VTEP gave it
-        answers = _repeat(arguments, lambda: asker.ask(target, _WAIT_S))
-        full = asker.ask(target, _WAIT_S, length)
+        answers = _repeat(arguments, lambda: asker.ask(target, arguments.wait))
+        full = asker.ask(target, arguments.wait, length)
     known = [answer for answer in answers if answer is not None]
     mac = format_mac(known[-1][1]) if known else None
     with connect(arguments) as vtep:  # anew, for a VTEP hangs up on who is silent for long
@@ -144,7 +153,7 @@ def _repeat(arguments: argparse.Namespace, ask: Callable[[], Any]) -> list[Any]:
 
 def _underlay(remote: IPAddress, arguments: argparse.Namespace) -> list[float | None]:
     with Echo(remote) as echo:
-        times = _repeat(arguments, lambda: echo.ask(_WAIT_S))
+        times = _repeat(arguments, lambda: echo.ask(arguments.wait))
     return [None if each is None else round(1e3 * each, 3) for each in times]
 
 
@@ -156,7 +165,7 @@ def _vtep(address: IPAddress, arguments: argparse.Namespace) -> dict[str, Any]:
     mtu = route_to(address, None)[1]
     length = min(mtu, 65_535)
     with Echo(address) as echo:
-        arrives = echo.ask(_WAIT_S, length) is not None
+        arrives = echo.ask(arguments.wait, length) is not None
     return {
         "target": str(address),
         "is_remote": is_remote,
