@@ -16,6 +16,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from support import captures
 from support.control_socket import Socket, serve
 from support.hosts import wait_until
 from support.peers import require_tool
@@ -238,6 +239,14 @@ def test_a_reader_that_has_had_enough_is_no_mistake(run: Run) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_nor_is_it_of_what_is_in_a_capture(tmp_path: Path) -> None:
+    file = tmp_path / "x.pcap"
+    file.write_bytes(captures.pcap([bytes(60)]))
+    script = f"{sys.executable} -m vxcore inspect {file} | true; echo $PIPESTATUS"
+    done = subprocess.run(["bash", "-c", script], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_rates_may_be_of_a_longer_time_than_a_client_may_be_silent(
