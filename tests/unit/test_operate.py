@@ -380,6 +380,11 @@ def test_a_file_is_read_again(run: Run, capsys: pytest.CaptureFixture[str]) -> N
         ),
         (("segment", "set", "42", "--tap", "other"), 2, "VNI 42: the port vx42 cannot become other"),
         (("segment", "del", "7"), 2, "VNI 7: there is no such segment"),
+        (("fdb", "add"), 2, "mac: missing; the words are MAC, dst REMOTE, vni VNI, sequence SEQUENCE"),
+        (("fdb", "del"), 2, "mac: missing; the words are MAC, vni VNI, dst REMOTE"),
+        (("remote", "add"), 2, "address: missing; the words are ADDRESS, vni VNIS"),
+        (("neigh", "add"), 2, "address: missing; the words are ADDRESS, lladdr MAC, vni VNI, router"),
+        (("trace", "--verdict", "unknwn_vni"), 2, "there is no such verdict; did you mean unknown_vni?"),
         (("fdb", "add", MAC), 2, "dst: missing; the words are MAC, dst REMOTE, vni VNI, sequence SEQUENCE"),
         (
             ("fdb", "add", MAC, "dts", "192.0.2.3", "vni", "42"),

@@ -128,7 +128,7 @@ _FLUSHED = Grammar(
 )
 _ENTRY_WORDS = argument(
     "words",
-    nargs="+",
+    nargs="*",
     metavar="WORD",
     help=f"MAC dst IP vni N [static|control|sticky] [sequence N]; {FLOOD} is the flood set",
 )
@@ -170,7 +170,7 @@ def fdb_replace(arguments: argparse.Namespace) -> int:
 @command(
     "remove an entry, or a remote from a flood set",
     f"vxcore fdb del 02:00:00:00:00:01 vni 42\nvxcore fdb del {FLOOD} dst 192.0.2.3 vni 42",
-    argument("words", nargs="+", metavar="WORD", help=f"MAC vni N; or {FLOOD} dst IP vni N"),
+    argument("words", nargs="*", metavar="WORD", help=f"MAC vni N; or {FLOOD} dst IP vni N"),
     *ASKING,
     name="fdb del",
 )
@@ -220,7 +220,7 @@ def fdb_show(arguments: argparse.Namespace) -> int:
 _REMOTE = Grammar("address", {"vni": "vnis"}, {"spoke": {"spoke": True}}, needed=("address",))
 _REMOTE_WORDS = argument(
     "words",
-    nargs="+",
+    nargs="*",
     metavar="WORD",
     help="IP [vni LIST] [spoke]: the VNIs that it may speak in, 42,100-199 (all); whether it is a spoke",
 )
@@ -294,7 +294,7 @@ _NEIGHBOUR_KEY = Grammar("address", {"vni": "vni"}, {}, needed=("address", "vni"
 @command(
     "answer ARP and neighbour requests for an address here",
     "vxcore neighbour add 10.42.0.7 lladdr 02:00:00:00:00:07 vni 42",
-    argument("words", nargs="+", metavar="WORD", help="IP lladdr MAC vni N [router]"),
+    argument("words", nargs="*", metavar="WORD", help="IP lladdr MAC vni N [router]"),
     *ASKING,
     name="neighbour add",
 )
@@ -306,7 +306,7 @@ def neighbour_add(arguments: argparse.Namespace) -> int:
 @command(
     "let requests for an address go to all again",
     "vxcore neighbour del 10.42.0.7 vni 42",
-    argument("words", nargs="+", metavar="WORD", help="IP vni N"),
+    argument("words", nargs="*", metavar="WORD", help="IP vni N"),
     *ASKING,
     name="neighbour del",
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vxcore.addresses import parse_mac, parse_unicast
-from vxcore.commands import argument, at_least, between, command, number
+from vxcore.commands import argument, at_least, between, command, meant, number
 from vxcore.commands.asking import CONTROL, JSON, connect, say_json, say_text
 from vxcore.control.client import Client
 from vxcore.errors import ConfigError
@@ -90,7 +90,10 @@ class _Sieve:
 
 def _verdict(name: str) -> str:
     if name.upper() not in Verdict.__members__:
-        raise ConfigError(f"--verdict {name}: there is no such verdict; see `vxcore show drops`")
+        near = meant(name.lower(), map(str.lower, Verdict.__members__))
+        raise ConfigError(
+            f"--verdict {name}: there is no such verdict; {near or 'docs/verdicts.md has them all'}"
+        )
     return name.lower()
 
 
