@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 HOUR = runpy.run_path(str(ROOT / "docs" / "first_hour.py"))
 
 
+@pytest.mark.timeout(400)  # on a busy machine
 def test_the_commands_print_what_the_page_says() -> None:
     for tool in ("tshark", "curl"):
         require_tool(tool)

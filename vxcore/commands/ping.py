@@ -83,7 +83,7 @@ def _host(arguments: argparse.Namespace) -> dict[str, Any]:
     with Asker(segment["dev"], source) as asker:
         length = asker.mtu + _ETH_LEN  # of the device, for hosts go by that, whatever the VTEP gave it
         answers = _repeat(arguments, lambda: asker.ask(target, arguments.wait))
-        full = asker.ask(target, arguments.wait, length)
+        full = asker.ask(target, arguments.wait, length) if any(answers) else None
     known = [answer for answer in answers if answer is not None]
     mac = format_mac(known[-1][1]) if known else None
     with connect(arguments) as vtep:  # anew, for a VTEP hangs up on who is silent for long
