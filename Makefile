@@ -20,7 +20,14 @@ BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)
 	$(or $(ENSUREPIP),ensurepip)=python$(VERSION)-venv
 FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
-	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables
+	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish
+
+# A browser, and what the pages of Debian's Prometheus are made of.
+JS := /usr/share/javascript
+SCREEN_NEEDS = chromium=chromium ip=iproute2 ping=iputils-ping script=bsdutils /usr/share/fonts-glyphicons=fonts-glyphicons-halflings \
+	$(JS)/bootstrap4=libjs-bootstrap4 $(JS)/eonasdan-bootstrap-datetimepicker=libjs-eonasdan-bootstrap-datetimepicker \
+	$(JS)/jquery/jquery.min.js=libjs-jquery $(JS)/jquery-hotkeys=libjs-jquery-hotkeys $(JS)/moment=libjs-moment \
+	$(JS)/moment-timezone=libjs-moment-timezone $(JS)/mustache=libjs-mustache $(JS)/popper.js=libjs-popper.js $(JS)/rickshaw=libjs-rickshaw
 
 # What is under test as a sanitized build, and how: Python's allocator would hide overruns.
 SANITIZED := build/sanitize/lib
@@ -42,7 +49,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench bench-datapath performance docs clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-datapath performance docs first-hour screens clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -80,6 +87,14 @@ docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/manpage.py
 	$(BIN)/python docs/metrics.py
 	$(BIN)/python -m benchmarks.performance
+
+first-hour: $(VENV)/.installed ## type the commands of docs/first-hour.md, and write what they print
+	@.ci/obtain tshark=tshark curl=curl ip=iproute2 ping=iputils-ping
+	$(AS_ROOT) $(BIN)/python docs/first_hour.py
+
+screens: $(VENV)/.test $(VENV)/prometheus ## draw the pictures in docs/screens
+	@.ci/obtain $(SCREEN_NEEDS)
+	$(AS_ROOT) $(BIN)/python docs/screens.py
 
 performance: $(VENV)/.bench ## measure codec and capture files and write docs/performance.md; ARGS=codec for one
 	@.ci/obtain editcap=wireshark-common

@@ -60,6 +60,13 @@ Beside these there are the `process_*` metrics of Prometheus's client library: `
 - [prometheus/prometheus.yml](prometheus/prometheus.yml): a configuration for a VTEP on the same host.
 - [prometheus/vxcore.rules.yml](prometheus/vxcore.rules.yml): alerts, each with what to do.
 - [grafana/vxcore.json](grafana/vxcore.json): a dashboard, to be imported; it asks for the data source.
+
+A test puts each of the dashboard's queries to Prometheus over real traffic: it gives data, with labels for
+its legend. Grafana itself could not be obtained for this (it is not in Debian, nor on PyPI or npm), so nobody
+has looked at the dashboard in it; its JSON keeps to Grafana's schema. The picture is of Prometheus's own
+page, with the queries of three panels (`make screens` draws it again):
+
+![Traffic, drops by reason and the busiest segments, as Prometheus draws them](screens/prometheus.png)
 """
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from vxcore import commands, logs
@@ -72,12 +73,34 @@ def _system_message(error: OSError) -> str:
 
 # Arguments
 
+_ALSO = {"delete": "del", "list": "show", "ls": "show", "change": "set", "help": "--help"}
+"""What fingers that know `ip` and `bridge` type for commands of a group."""
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a mistake as all of vxcore does: one line, by main; and says what may have been meant."""
 
+    is_group = False
+    """Whether this is for several commands of a group, where as for `ip` "show" need not be said."""
+    also: Mapping[str, str] = {}
+    """Other words that are taken for commands."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if self.is_group and (not words or (words[0][0:1] == "-" and words[0] not in ("-h", "--help"))):
+            words.insert(0, "show")
+        words[:1] = [self.also.get(word, word) for word in words[:1]]
+        return super().parse_known_args(words, namespace)
+
+    def actions(self) -> Iterator[argparse.Action]:
+        """All arguments, and those of the commands."""
+        for action in self._actions:
+            yield action
+            for each in action.choices.values() if isinstance(action.choices, dict) else ():
+                yield from each.actions()
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         arguments: argparse.Namespace
@@ -105,6 +128,7 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=f"vxcore {__version__}")
     _add_verbose(made, default=False)
+    made.also = commands.ALIASES
     top = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups: dict[str, argparse._SubParsersAction[Parser]] = {}
     for each in COMMANDS:
@@ -125,6 +149,7 @@ def _add_group(into: argparse._SubParsersAction[Parser], name: str) -> argparse.
         epilog=f"vxcore {name} COMMAND --help shows the arguments of a command and an example.",
         allow_abbrev=False,
     )
+    made.is_group, made.also = True, _ALSO
     return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 

@@ -8,6 +8,7 @@ underlay, by ICMP.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
@@ -28,6 +29,7 @@ _ARP, _REQUEST, _REPLY = 0x0806, 1, 2  # RFC 826
 _ICMP6, _SOLICITATION, _ADVERTISEMENT = 58, 135, 136  # RFC 4861
 _ND_HOP_LIMIT = 255
 _ALL_ETHERTYPES = 3
+_SIOCGIFMTU = 0x8921  # asm-generic/sockios.h
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request and reply: RFC 792, RFC 4443
 _DONT_FRAGMENT = {
     4: (socket.IPPROTO_IP, 10, 3),  # IP_MTU_DISCOVER, IP_PMTUDISC_PROBE; linux/in.h
@@ -59,6 +61,13 @@ class Asker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
+
+    @property
+    def mtu(self) -> int:
+        """Of the device now."""
+        name = self._socket.getsockname()[0].encode()
+        answer = fcntl.ioctl(self._socket, _SIOCGIFMTU, struct.pack("16si12x", name, 0))
+        return int(struct.unpack("16xi12x", answer)[0])
 
     def ask(self, target: IPAddress, seconds: float, length: int = 60) -> tuple[float, bytes] | None:
         """Seconds until the answer and the link address in it, or None; with a request of `length` bytes."""

@@ -5,6 +5,7 @@ Place in the house: above config. What has its default is left out.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,8 @@ from msgspec import Struct, structs
 from vxcore.config import Settings
 
 _HEAD = "# The running state of a VTEP, by `vxcore save`.\n"
+_WIDTH = 100
+_ARRAY = re.compile(r"^(\S+ = )\[\n((?:    .*,\n)+)\]$", re.MULTILINE)
 _fields = cache(structs.fields)  # of a class; reading its annotations takes longer than all else
 
 
@@ -28,7 +31,7 @@ def dumps(settings: Settings) -> str:
         if isinstance(value, Struct):
             table = plain(value)
             if table or field.default is None:  # one that may be missing says something by being there
-                texts.append(tomli_w.dumps({name: table}))
+                texts.append(_text({name: table}))
         else:
             texts += [_element(name, row) for row in value or ()]
     return "\n".join(texts)
@@ -51,5 +54,15 @@ def plain(value: Any) -> Any:
 
 def _element(name: str, row: Struct) -> str:
     """One of several tables of a name: ``[[segment]]``."""
-    head, _, rest = tomli_w.dumps({name: plain(row)}).partition("\n")
+    head, _, rest = _text({name: plain(row)}).partition("\n")
     return f"[{head}]\n{rest}"
+
+
+def _text(table: dict[str, Any]) -> str:
+    """As somebody would write it: an array on one line, if it fits."""
+
+    def array(found: re.Match[str]) -> str:
+        line = f"{found[1]}[{', '.join(each.strip().removesuffix(',') for each in found[2].splitlines())}]"
+        return line if len(line) <= _WIDTH else found[0]
+
+    return _ARRAY.sub(array, tomli_w.dumps(table))

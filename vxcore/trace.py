@@ -25,6 +25,7 @@ _LEARNED = {
     "refused": "its source address is set to be elsewhere: not learned",
     "overflow": "its source address is new, but there is no room to learn it",
 }
+_FORETOLD = "its source address is learned to be there, if it is not yet and this segment learns"
 # The steps of a packet that comes in, by the verdicts that end it there.
 _HEADER = {Verdict.TRUNCATED, Verdict.NO_VNI_FLAG, Verdict.RESERVED_BITS, Verdict.INNER_TOO_SHORT}
 _POLICY = {Verdict.UNKNOWN_VNI, Verdict.WRONG_PORT, Verdict.SOURCE_REFUSED, Verdict.VNI_REFUSED}
@@ -36,7 +37,7 @@ def headline(sight: Sight) -> str:
     time = datetime.fromtimestamp(sight.time_ns / 1e9).astimezone()
     return (
         f"{time:%H:%M:%S}.{sight.time_ns // 1000 % 1_000_000:06} {sight.way} vni {sight.vni} "
-        f"{describe(sight.frame)}, {sight.length} bytes: {sight.verdict.name.lower()}"
+        f"{describe(sight.frame)}, {sight.frame_len} bytes: {sight.verdict.name.lower()}"
     )
 
 
@@ -55,9 +56,9 @@ def describe(frame: bytes) -> str:
     return f"{macs} {protocol} {source} > {destination}"
 
 
-def steps(sight: Sight) -> list[str]:
-    """What happened to it, one thing after the other; the last is its end."""
-    return list(_in(sight) if sight.way == "in" else _out(sight))
+def steps(sight: Sight, foretold: bool = False) -> list[str]:
+    """What happened to it, or would, one thing after the other; the last is its end."""
+    return list(_in(sight, foretold) if sight.way == "in" else _out(sight))
 
 
 def _out(sight: Sight) -> Iterator[str]:
@@ -81,7 +82,7 @@ def _out(sight: Sight) -> Iterator[str]:
     yield f"encapsulated with VNI {sight.vni}, and sent {where}"
 
 
-def _in(sight: Sight) -> Iterator[str]:
+def _in(sight: Sight, foretold: bool) -> Iterator[str]:
     joined = f", joined from pieces of {sight.gso_size} bytes" if sight.gso_size else ""
     yield f"{sight.length} bytes from {sight.source} port {sight.source_port}, TOS {sight.tos:#04x}{joined}"
     if sight.verdict in _HEADER:
@@ -97,7 +98,7 @@ def _in(sight: Sight) -> Iterator[str]:
     if sight.verdict in _FRAME:
         yield _dropped(sight)
         return
-    yield _LEARNED[sight.learned]
+    yield _FORETOLD if foretold else _LEARNED[sight.learned]
     if sight.verdict != Verdict.DELIVERED:
         yield _dropped(sight)
         return

@@ -24,6 +24,7 @@ from vxcore.verdict import Verdict
 WAYS = {"out": OUT, "in": IN}
 _NAMES = {number: name for name, number in WAYS.items()}
 _NO_ADDRESS = bytes(16)
+_HEADER_LEN = 8  # VXLAN's, in front of the frame of a packet that comes in
 _MAX_VNI, _MAX_MAC = 0xFF_FFFF, 0xFFFF_FFFF_FFFF
 
 
@@ -56,7 +57,12 @@ class Sight(NamedTuple):
     @property
     def frame(self) -> bytes:
         """The inner frame, as far as it is there."""
-        return self.data if self.way == "out" else self.data[8:]
+        return self.data if self.way == "out" else self.data[_HEADER_LEN:]
+
+    @property
+    def frame_len(self) -> int:
+        """How long the inner frame was."""
+        return self.length if self.way == "out" else max(0, self.length - _HEADER_LEN)
 
 
 class PacketWatch:

@@ -101,6 +101,13 @@ def test_text_says_the_same(doctor: Doctor) -> None:
     assert "ok       checksum     packets from 127.0.0.1 to itself arrive as they were sent\n" in run.stdout
 
 
+def test_a_new_namespace_has_no_loopback(doctor: Doctor) -> None:
+    doctor.host.ip("link", "set", "lo", "down")
+    doctor.finds("checksum", "warning", "lo is down: this host cannot send to itself")
+    run = doctor.host.run(sys.executable, "-m", "vxcore", "doctor")
+    assert "-> `ip link set lo up`" in run.stdout
+
+
 def test_an_mtu_that_is_too_large(doctor: Doctor) -> None:
     words = "vx42 has an MTU of 1460, and the route to 192.0.2.2 by eth (MTU 1500) has room for 1450"
     doctor.finds("mtu", "wrong", words, segment="mtu = 1460")

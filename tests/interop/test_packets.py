@@ -89,6 +89,8 @@ def test_what_would_happen(pair: tuple[Host, Host, VtepProcess]) -> None:
     assert "dropped: too_big: " in one.run(*simulate, "--size", "1500").stdout
     stranger = one.run(*simulate, "--from", "198.51.100.7").stdout
     assert stranger.splitlines()[-1].startswith("    dropped: source_refused: ")
+    step = "its source address is learned to be there, if it is not yet and this segment learns"
+    assert step in one.run(*simulate, "--from", two.v4).stdout
     told = json.loads(one.run(*simulate, "--from", two.v4, "--json").stdout)
     assert told["packet"]["verdict"] == "delivered"
     wrong = one.run(*VXCORE, "trace", "--simulate", check=False)

@@ -48,13 +48,22 @@ def test_by_link_address_and_in_words(pair: tuple[Host, Host, VtepProcess]) -> N
     assert shown[0].endswith(f" is at {two.mac('vx42')}, behind {two.v4}")
     assert shown[1].startswith("overlay: 2 of 2 answered; ")
     assert shown[2].startswith("underlay: 2 of 2 answered; ")
-    assert shown[3] == "a frame of 1464 bytes, the segment's MTU, arrives"
+    assert shown[3] == "a frame of 1464 bytes, the device's MTU of 1450, arrives"
 
 
 def test_what_does_not_arrive_is_told(pair: tuple[Host, Host, VtepProcess]) -> None:
     one, two, _ = pair
-    nobody = ping(one, "42", "10.42.0.99", "-c", "1", code=1)
+    nobody = ping(one, "42", "10.42.0.99", "-c", "1", "-i", "0", "-W", "0.1", code=1)
     assert (nobody["mac"], nobody["overlay_ms"], nobody["remote"]) == (None, [None], None)
+    shown = one.run(*VXCORE, "ping", "42", "10.42.0.99", "-c", "1", check=False).stdout.splitlines()
+    assert shown[1:] == [
+        "overlay: 0 of 1 answered",
+        "see `vxcore show drops`, here and at the other VTEP, and `vxcore trace --dropped`",
+    ]
+    one.ip("link", "set", "vx42", "mtu", "1500")  # more than the route takes, and hosts go by it
+    found = ping(one, "42", "10.42.0.2", "-c", "1", code=1)
+    assert found["full"] == {"bytes": 1514, "arrives": False}
+    one.ip("link", "set", "vx42", "mtu", "1450")
     two.ip("link", "set", "eth", "mtu", "1400")
     narrow = ping(one, "42", "10.42.0.2", "-c", "1", code=1)
     assert narrow["overlay_ms"][0] is not None

@@ -20,7 +20,7 @@ from support.hosts import Host, wait_until
 UNPACKED = Path(sys.prefix, "prometheus", "usr", "bin")
 LISTEN = "127.0.0.1:9090"
 CONFIG = """\
-global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}
+global: {{ scrape_interval: {interval}, scrape_timeout: {interval}, evaluation_interval: {interval} }}
 rule_files: [{rules}]
 scrape_configs: [{{ job_name: vxcore, static_configs: [{{ targets: ["{target}"] }}] }}]
 """
@@ -33,20 +33,36 @@ def program(name: str) -> str:
 
 
 class Prometheus:
-    """A server on `host` that scrapes `target` five times a second; the Lan ends it."""
+    """A server on `host` that scrapes `target`, and has `interval` for it each time; the Lan ends it.
 
-    def __init__(self, host: Host, target: str, rules: Path, folder: Path) -> None:
+    `before` is the start of its command: a program that runs the rest of it.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        target: str,
+        rules: Path,
+        folder: Path,
+        before: tuple[str, ...] = (),
+        interval: str = "200ms",
+    ) -> None:
         self._host = host
         file = folder / "prometheus.yml"
-        file.write_text(CONFIG.format(rules=rules, target=target))
+        file.write_text(CONFIG.format(rules=rules, target=target, interval=interval))
         words = [f"--config.file={file}", f"--storage.tsdb.path={folder}", f"--web.listen-address={LISTEN}"]
-        host.start(program("prometheus"), *words, "--log.level=error")
+        host.start(*before, program("prometheus"), *words, "--log.level=error")
 
     def value(self, query: str) -> float | None:
         """The first value of an instant query; None while there is none."""
         found = self._ask(f"query?query={urllib.parse.quote(query)}")
         result = found["data"]["result"] if found else []
         return float(result[0]["value"][1]) if result else None
+
+    def series(self, query: str) -> list[dict[str, str]]:
+        """The labels of each series of an instant query."""
+        found = self._ask(f"query?query={urllib.parse.quote(query)}")
+        return [each["metric"] for each in found["data"]["result"]] if found else []
 
     def becomes(self, query: str, value: float) -> None:
         """Wait until a query has a value."""

@@ -16,8 +16,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from support import captures
 from support.control_socket import Socket, serve
 from support.hosts import wait_until
+from support.peers import require_tool
 from support.tree import ROOT
 
 from vxcore import cli, config, files
@@ -159,6 +161,11 @@ def test_tables_that_are_empty(run: Run) -> None:
         (("remote", "show", "192.0.2.3"), 1),
         (("show", "remote", "--remote", "192.0.2.3"), 1),
         (("neighbour", "show", "--vni", "42"), 0),
+        (("neighbour", "show", "vni", "42"), 0),
+        (("show", "fdb", "vni", "42", "dst", "192.0.2.3"), 1),
+        (("show", "fdb", MAC, "vni", "43", "static"), 1),
+        (("show", "segment", "43"), 1),
+        (("show", "remote", "192.0.2.3"), 1),
     ],
 )
 def test_rows_are_chosen_by_what_they_have(run: Run, words: tuple[str, ...], n: int) -> None:
@@ -167,6 +174,42 @@ def test_rows_are_chosen_by_what_they_have(run: Run, words: tuple[str, ...], n: 
     run.vtep.learn(42, 0x020000000003, "192.0.2.2")
     run.vtep.add_fdb(42, "02:00:00:00:00:02", "192.0.2.2", kind="sticky")
     assert len(run.json(*words)) == n
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("fdb", "fdb show"),
+        ("fdb --json", "fdb show --json"),
+        ("fdb list", "fdb show"),
+        ("segment", "segment show"),
+        ("neigh ls vni 42", "neighbour show vni 42"),
+        ("show segments", "show segment"),
+        ("show lanes", "show lane"),
+        ("show drop", "show drops"),
+        ("show neigh", "show neighbour"),
+    ],
+)
+def test_what_fingers_type_that_know_ip_is_understood(run: Run, typed: str, meant: str) -> None:
+    run.vtep.add_fdb(42, MAC, "192.0.2.3")
+    run.vtep.set_neighbour(42, "fd42::7", MAC)
+    assert run(*typed.split()) == run(*meant.split()) != ""
+
+
+def test_del_may_be_written_out(run: Run) -> None:
+    run("fdb", "add", MAC, "dst", "192.0.2.3", "vni", "42")
+    run("fdb", "delete", MAC, "vni", "42")
+    run("segment", "change", "42", "--ageing", "9")
+    assert run("fdb") == ""
+    assert run.vtep.settings.segments[0].ageing == 9
+
+
+@pytest.mark.parametrize("words", ["help fdb add", "fdb add --help"])
+def test_help_may_be_asked_for_as_a_command(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words.split())
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: vxcore fdb add ")
 
 
 def test_a_collector_is_shown_by_what_it_collects(capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,6 +239,14 @@ def test_a_reader_that_has_had_enough_is_no_mistake(run: Run) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_nor_is_it_of_what_is_in_a_capture(tmp_path: Path) -> None:
+    file = tmp_path / "x.pcap"
+    file.write_bytes(captures.pcap([bytes(60)]))
+    script = f"{sys.executable} -m vxcore inspect {file} | true; echo $PIPESTATUS"
+    done = subprocess.run(["bash", "-c", script], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_rates_may_be_of_a_longer_time_than_a_client_may_be_silent(
@@ -298,7 +349,9 @@ def test_a_file_is_read_again(run: Run, capsys: pytest.CaptureFixture[str]) -> N
         (("show", "fbd"), 2, "invalid choice: 'fbd'; did you mean fdb?"),
         (("sohw",), 2, "invalid choice: 'sohw'; did you mean show?"),
         (("fdb", "ad"), 2, "invalid choice: 'ad'; did you mean add?"),
-        (("fdb",), 2, "the following arguments are required: COMMAND (see vxcore fdb --help)"),
+        (("show", "lane", "7"), 2, "'7' has no meaning here; no words are"),
+        (("show", "fdb", "vni"), 2, "vni: its value is missing"),
+        (("show", "fdb", "vni", "42", "--vni", "43"), 2, "--vni: said twice, by 42 too; once is right"),
         (
             ("segment", "set", "42", "--agein", "3"),
             2,
@@ -327,6 +380,11 @@ def test_a_file_is_read_again(run: Run, capsys: pytest.CaptureFixture[str]) -> N
         ),
         (("segment", "set", "42", "--tap", "other"), 2, "VNI 42: the port vx42 cannot become other"),
         (("segment", "del", "7"), 2, "VNI 7: there is no such segment"),
+        (("fdb", "add"), 2, "mac: missing; the words are MAC, dst REMOTE, vni VNI, sequence SEQUENCE"),
+        (("fdb", "del"), 2, "mac: missing; the words are MAC, vni VNI, dst REMOTE"),
+        (("remote", "add"), 2, "address: missing; the words are ADDRESS, vni VNIS"),
+        (("neigh", "add"), 2, "address: missing; the words are ADDRESS, lladdr MAC, vni VNI, router"),
+        (("trace", "--verdict", "unknwn_vni"), 2, "there is no such verdict; did you mean unknown_vni?"),
         (("fdb", "add", MAC), 2, "dst: missing; the words are MAC, dst REMOTE, vni VNI, sequence SEQUENCE"),
         (
             ("fdb", "add", MAC, "dts", "192.0.2.3", "vni", "42"),
@@ -523,6 +581,30 @@ def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.Capt
     assert completed("vxcore", "show", "f") == {"fdb"}
     assert completed("vxcore", "fdb", "fl") == {"flush"}
     assert "--unknown-unicast" in completed("vxcore", "segment", "set", "--un")
+    for words in (("run",), ("capture", "-w"), ("show", "--control"), ("decap",)):
+        assert completed("vxcore", *words, str(file)[:-1]) == {str(file)}
+    assert str(tmp_path) in completed("vxcore", "collect", "-w", str(tmp_path)[:-1])
+
+
+def test_fish_completes_commands_options_and_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fish = require_tool("fish")
+    cli.main(["completion", "fish"])
+    file = tmp_path / "vxcore.fish"
+    file.write_text(capsys.readouterr().out)
+
+    def completed(line: str) -> set[str]:
+        program = f"source {file}; cd {tmp_path}; complete -C '{line}'"
+        done = subprocess.run(
+            [fish, "--no-config", "-c", program], check=False, capture_output=True, text=True
+        )
+        return {each.split("\t")[0] for each in done.stdout.splitlines()}
+
+    assert completed("vxcore sh") == {"show"}
+    assert {"add", "del", "flush", "replace", "show"} <= completed("vxcore fdb ")
+    assert completed("vxcore trace --way ") == {"in", "out"}
+    assert completed("vxcore run vx") == {"vxcore.fish"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -72,8 +72,8 @@ class Summary:
         return abs(float(-(shares * np.log2(shares)).sum()))
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Summarise a capture; the exit code is 1 when it was damaged."""
+def main(arguments: argparse.Namespace, say: Callable[[Iterable[str]], None]) -> int:
+    """Summarise a capture, by `say`; the exit code is 1 when it was damaged."""
     ports = tuple(arguments.port or (VXLAN_PORT,))
     stripper = Stripper(StripOptions(ports=ports, checksum=arguments.checksum, gpe=arguments.gpe))
     summary = Summary()
@@ -82,10 +82,7 @@ def main(arguments: argparse.Namespace) -> int:
         for _ in blocks(capture):
             summary.add(stripper.strip(capture.reader))
     report = as_data(summary, capture, arguments.top)
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        sys.stdout.writelines(line + "\n" for line in as_text(report))
+    say([json.dumps(report, indent=2)] if arguments.json else as_text(report))
     if summary.counts.links:
         log.warning("%s: %s", capture.source.name, summary.counts.unsupported())
     if capture.problem is not None:

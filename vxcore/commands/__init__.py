@@ -44,6 +44,8 @@ class Command(NamedTuple):
 COMMANDS: list[Command] = []
 GROUPS: dict[str, str] = {}
 """What the commands of a group are for."""
+ALIASES: dict[str, str] = {}
+"""Of other names of groups, the name."""
 
 
 def command(

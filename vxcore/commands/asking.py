@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -47,6 +49,22 @@ def say_table(lines: Iterator[str]) -> None:
     titles = next(lines)
     say([f"{_BOLD}{titles}{_PLAIN}" if bold else titles])
     say(lines)
+
+
+def say_text(lines: Iterable[str], indent: int | None = None) -> None:
+    """Print sentences; what is too long for a terminal goes on below, at a word."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    say(piece for line in lines for piece in folded(line, columns, indent))
+
+
+def folded(line: str, columns: int, indent: int | None = None) -> list[str]:
+    """A line in pieces that fit, unless a word does not; all but the first are `indent` in, or further."""
+    if not columns or len(line) <= columns:
+        return [line]
+    further = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+    return textwrap.wrap(
+        line, columns, subsequent_indent=" " * further, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def say_json(value: Any) -> None:

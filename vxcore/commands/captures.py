@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from vxcore.commands import argument, at_least, between, command, number
+from vxcore.commands.asking import say
 
 _PORT = argument(
     "--port",
@@ -126,4 +127,4 @@ def inspect(arguments: argparse.Namespace) -> int:
     """VNIs, VTEPs, flows, verdicts, source ports."""
     from vxcore.capture import inspect as implementation
 
-    return implementation.main(arguments)
+    return implementation.main(arguments, say)

@@ -10,7 +10,7 @@ import argparse
 import time
 from typing import Any
 
-from vxcore.commands import GROUPS, argument, command, number
+from vxcore.commands import ALIASES, GROUPS, argument, command, number
 from vxcore.commands.asking import ASKING, CONTROL, JSON, connect, say, say_json
 from vxcore.commands.show import show_table
 from vxcore.commands.vtep import SEGMENT
@@ -24,6 +24,7 @@ GROUPS |= {
     "remote": "remotes of a running VTEP, beside those that segments and entries name",
     "neighbour": "neighbours whose requests a running VTEP answers, as `ip neighbour` has them",
 }
+ALIASES |= {"neighbor": "neighbour", "neigh": "neighbour"}
 
 
 def _change(arguments: argparse.Namespace, do: str, **given: Any) -> int:
@@ -101,13 +102,13 @@ def segment_del(arguments: argparse.Namespace) -> int:
 @command(
     "show segments, with counters",
     "vxcore segment show 42",
-    argument("vni", type=number, nargs="?", metavar="VNI", help="only this one"),
+    argument("words", nargs="*", metavar="VNI", help="only this one"),
     *ASKING,
     name="segment show",
 )
 def segment_show(arguments: argparse.Namespace) -> int:
     """As `vxcore show segment`."""
-    return show_table(arguments, "segment", vni=arguments.vni)
+    return show_table(arguments, "segment")
 
 
 # The forwarding table
@@ -125,14 +126,9 @@ _ENTRY_KEY = Grammar("mac", {"vni": "vni", "dst": "remote"}, {}, needed=("mac", 
 _FLUSHED = Grammar(
     "", {"vni": "vnis", "dst": "remotes", "dev": "devices"}, {"all": {"all": True}}, collects=True
 )
-_ENTRIES = Grammar(
-    "mac",
-    {"vni": "vni", "dst": "remote"},
-    {kind: {"kind": kind} for kind in ("learned", "frozen", "static", "control", "sticky")},
-)
 _ENTRY_WORDS = argument(
     "words",
-    nargs="+",
+    nargs="*",
     metavar="WORD",
     help=f"MAC dst IP vni N [static|control|sticky] [sequence N]; {FLOOD} is the flood set",
 )
@@ -174,7 +170,7 @@ def fdb_replace(arguments: argparse.Namespace) -> int:
 @command(
     "remove an entry, or a remote from a flood set",
     f"vxcore fdb del 02:00:00:00:00:01 vni 42\nvxcore fdb del {FLOOD} dst 192.0.2.3 vni 42",
-    argument("words", nargs="+", metavar="WORD", help=f"MAC vni N; or {FLOOD} dst IP vni N"),
+    argument("words", nargs="*", metavar="WORD", help=f"MAC vni N; or {FLOOD} dst IP vni N"),
     *ASKING,
     name="fdb del",
 )
@@ -216,7 +212,7 @@ def fdb_flush(arguments: argparse.Namespace) -> int:
 )
 def fdb_show(arguments: argparse.Namespace) -> int:
     """As `vxcore show fdb`."""
-    return show_table(arguments, "fdb", **_ENTRIES.read(arguments.words))
+    return show_table(arguments, "fdb")
 
 
 # Remotes
@@ -224,7 +220,7 @@ def fdb_show(arguments: argparse.Namespace) -> int:
 _REMOTE = Grammar("address", {"vni": "vnis"}, {"spoke": {"spoke": True}}, needed=("address",))
 _REMOTE_WORDS = argument(
     "words",
-    nargs="+",
+    nargs="*",
     metavar="WORD",
     help="IP [vni LIST] [spoke]: the VNIs that it may speak in, 42,100-199 (all); whether it is a spoke",
 )
@@ -275,13 +271,13 @@ def remote_del(arguments: argparse.Namespace) -> int:
 @command(
     "show remotes",
     "vxcore remote show",
-    argument("remote", nargs="?", metavar="IP", help="only this one"),
+    argument("words", nargs="*", metavar="IP", help="only this one"),
     *ASKING,
     name="remote show",
 )
 def remote_show(arguments: argparse.Namespace) -> int:
     """As `vxcore show remote`."""
-    return show_table(arguments, "remote", remote=arguments.remote)
+    return show_table(arguments, "remote")
 
 
 # Neighbours
@@ -298,7 +294,7 @@ _NEIGHBOUR_KEY = Grammar("address", {"vni": "vni"}, {}, needed=("address", "vni"
 @command(
     "answer ARP and neighbour requests for an address here",
     "vxcore neighbour add 10.42.0.7 lladdr 02:00:00:00:00:07 vni 42",
-    argument("words", nargs="+", metavar="WORD", help="IP lladdr MAC vni N [router]"),
+    argument("words", nargs="*", metavar="WORD", help="IP lladdr MAC vni N [router]"),
     *ASKING,
     name="neighbour add",
 )
@@ -310,7 +306,7 @@ def neighbour_add(arguments: argparse.Namespace) -> int:
 @command(
     "let requests for an address go to all again",
     "vxcore neighbour del 10.42.0.7 vni 42",
-    argument("words", nargs="+", metavar="WORD", help="IP vni N"),
+    argument("words", nargs="*", metavar="WORD", help="IP vni N"),
     *ASKING,
     name="neighbour del",
 )
@@ -321,7 +317,8 @@ def neighbour_del(arguments: argparse.Namespace) -> int:
 
 @command(
     "show neighbours",
-    "vxcore neighbour show --vni 42",
+    "vxcore neighbour show vni 42",
+    argument("words", nargs="*", metavar="WORD", help="only those of: vni N, lladdr MAC"),
     argument("--vni", type=number, metavar="N", help="only of this VNI"),
     *ASKING,
     name="neighbour show",

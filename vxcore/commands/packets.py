@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vxcore.addresses import parse_mac, parse_unicast
-from vxcore.commands import argument, at_least, between, command, number
-from vxcore.commands.asking import CONTROL, JSON, connect, say, say_json
+from vxcore.commands import argument, at_least, between, command, meant, number
+from vxcore.commands.asking import CONTROL, JSON, connect, say_json, say_text
 from vxcore.control.client import Client
 from vxcore.errors import ConfigError
 from vxcore.pcapng import ETHERNET, RAW_IP, PcapngWriter
@@ -48,12 +48,13 @@ _FILTER = argument(
 
 
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What to ask of the VTEP itself."""
+    """What to ask of the VTEP itself; the less, the less it loses."""
+    verdicts = {_verdict(name) for name in arguments.verdict or []}
     return {
         "vni": arguments.vni,
         "mac": arguments.mac,
         "ways": [arguments.way] if arguments.way else None,
-        "dropped_only": arguments.dropped or None,
+        "dropped_only": arguments.dropped or bool(verdicts and "delivered" not in verdicts) or None,
     }
 
 
@@ -89,7 +90,10 @@ class _Sieve:
 
 def _verdict(name: str) -> str:
     if name.upper() not in Verdict.__members__:
-        raise ConfigError(f"--verdict {name}: there is no such verdict; see `vxcore show drops`")
+        near = meant(name.lower(), map(str.lower, Verdict.__members__))
+        raise ConfigError(
+            f"--verdict {name}: there is no such verdict; {near or 'docs/verdicts.md has them all'}"
+        )
     return name.lower()
 
 
@@ -140,7 +144,7 @@ def trace(arguments: argparse.Namespace) -> int:
             packet = told.get("packet")
             if packet is not None and not sieve.passes(packet):
                 continue
-            say_json(told) if arguments.json else say(_lines(told))
+            say_json(told) if arguments.json else say_text(_lines(told))
             left -= packet is not None
             if left == 0:
                 break
@@ -166,7 +170,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     with connect(arguments) as vtep:
         for frame in _frames(arguments):
             told = _foretold(vtep, arguments, frame)
-            say_json(told) if arguments.json else say(_lines(told)[1:])
+            say_json(told) if arguments.json else say_text(_lines(told)[1:])
     return 0
 
 
@@ -336,7 +340,12 @@ def _comment(packet: Packet) -> str:
     _DROPPED,
     _FILTER,
     argument(
-        "--snaplen", type=between(14, 65_535), default=65_535, metavar="N", help="bytes kept of each (all)"
+        "-s",
+        "--snaplen",
+        type=between(14, 65_535),
+        default=65_535,
+        metavar="N",
+        help="bytes kept of each (all)",
     ),
     _COUNT,
     argument("--max-size", type=Size, metavar="SIZE", help="end before the file is larger, such as 100MiB"),

@@ -18,9 +18,9 @@ from vxcore.control.client import Client
 from vxcore.errors import ConfigError
 from vxcore.probes import Asker, Echo, IPAddress
 
-_WAIT_S = 1.0
 _MOST_S = 30.0
 _ETH_LEN = 14
+_SEE_DROPS = "see `vxcore show drops`, here and at the other VTEP, and `vxcore trace --dropped`"
 
 
 def _seconds(text: str) -> float:
@@ -42,7 +42,17 @@ def _seconds(text: str) -> float:
     argument("target", nargs="?", metavar="IP|MAC", help="the host"),
     argument("--vtep", metavar="IP", help="instead: a VTEP, on the underlay"),
     argument("-c", "--count", type=at_least(1), default=3, metavar="N", help="how often (3)"),
-    argument("--interval", type=_seconds, default=0.2, metavar="S", help="seconds in between, to 30 (0.2)"),
+    argument(
+        "-i", "--interval", type=_seconds, default=0.2, metavar="S", help="seconds in between, to 30 (0.2)"
+    ),
+    argument(
+        "-W",
+        "--wait",
+        type=_seconds,
+        default=1.0,
+        metavar="S",
+        help="seconds to wait for an answer, to 30 (1)",
+    ),
     argument("--from", dest="source", metavar="IPV4", help="our address in the segment (none: a probe)"),
     CONTROL,
     JSON,
@@ -71,9 +81,9 @@ def _host(arguments: argparse.Namespace) -> dict[str, Any]:
     if source is not None and not isinstance(source, IPv4Address):
         raise ConfigError(f"--from {source}: an IPv4 address; over IPv6 the link-local one is used")
     with Asker(segment["dev"], source) as asker:
-        answers = _repeat(arguments, lambda: asker.ask(target, _WAIT_S))
-        length = segment["mtu"] + _ETH_LEN
-        full = asker.ask(target, _WAIT_S, length)
+        length = asker.mtu + _ETH_LEN  # of the device, for hosts go by that, whatever the VTEP gave it
+        answers = _repeat(arguments, lambda: asker.ask(target, arguments.wait))
+        full = asker.ask(target, arguments.wait, length) if any(answers) else None
     known = [answer for answer in answers if answer is not None]
     mac = format_mac(known[-1][1]) if known else None
     with connect(arguments) as vtep:  # anew, for a VTEP hangs up on who is silent for long
@@ -143,7 +153,7 @@ def _repeat(arguments: argparse.Namespace, ask: Callable[[], Any]) -> list[Any]:
 
 def _underlay(remote: IPAddress, arguments: argparse.Namespace) -> list[float | None]:
     with Echo(remote) as echo:
-        times = _repeat(arguments, lambda: echo.ask(_WAIT_S))
+        times = _repeat(arguments, lambda: echo.ask(arguments.wait))
     return [None if each is None else round(1e3 * each, 3) for each in times]
 
 
@@ -155,7 +165,7 @@ def _vtep(address: IPAddress, arguments: argparse.Namespace) -> dict[str, Any]:
     mtu = route_to(address, None)[1]
     length = min(mtu, 65_535)
     with Echo(address) as echo:
-        arrives = echo.ask(_WAIT_S, length) is not None
+        arrives = echo.ask(arguments.wait, length) is not None
     return {
         "target": str(address),
         "is_remote": is_remote,
@@ -173,9 +183,14 @@ def _lines(found: dict[str, Any]) -> list[str]:
         behind = f", behind {found['remote']}" if found["remote"] else ""
         where = f"is at {found['mac']}{behind}" if found["mac"] else "does not answer"
         head, kinds = f"{found['target']} {where}", ["overlay", "underlay"]
-        what = f"a frame of {found['full']['bytes']} bytes, the segment's MTU,"
+        n_bytes = found["full"]["bytes"]
+        what = f"a frame of {n_bytes} bytes, the device's MTU of {n_bytes - _ETH_LEN},"
     lines = [head, *(_times(kind, found[f"{kind}_ms"]) for kind in kinds if found[f"{kind}_ms"])]
-    return [*lines, f"{what} {'arrives' if found['full']['arrives'] else 'does not arrive'}"]
+    if found["full"]["arrives"]:
+        return [*lines, f"{what} arrives"]
+    if all(each is None for each in found[f"{kinds[0]}_ms"]):
+        return [*lines, _SEE_DROPS]
+    return [*lines, f"{what} does not arrive: `vxcore doctor FILE` compares MTUs"]
 
 
 def _times(kind: str, times: list[float | None]) -> str:

@@ -1,6 +1,6 @@
 """The command show: what a running VTEP is and has, as tables or as JSON.
 
-Place in the house: among the commands, above asking.
+Place in the house: among the commands, above asking and words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from vxcore.columns import columns
 from vxcore.commands import argument, command, number
-from vxcore.commands.asking import ASKING, connect, say, say_json, say_rows, say_table
+from vxcore.commands.asking import ASKING, connect, say, say_json, say_rows, say_table, say_text
+from vxcore.commands.words import Grammar
 from vxcore.errors import ConfigError
 from vxcore.sizes import amount
 
@@ -27,20 +28,35 @@ class Table(NamedTuple):
     request: str
     filters: tuple[str, ...]
     show: Callable[[Rows], None]
+    words: Grammar = Grammar("", {}, {})
+    """How rows are chosen in the words of `ip` and `bridge`."""
+
+
+def table_name(word: str) -> str:
+    """The table that a word is for: one or many, and as `ip` is used to be told."""
+    word = {"neigh": "neighbour", "neighbor": "neighbour", "drop": "drops"}.get(word, word)
+    return word.removesuffix("s") if word != "drops" else word
 
 
 @command(
     "show what a running VTEP is and has",
     "vxcore show                       # an overview\n"
     "vxcore show segment --json\n"
-    "vxcore show fdb --vni 42 --remote 192.0.2.2\n"
+    "vxcore show fdb vni 42 dst 192.0.2.2\n"
     "ip netns exec blue vxcore show drops",
     argument(
         "what",
         nargs="?",
+        type=table_name,
         choices=("segment", "fdb", "remote", "neighbour", "lane", "drops", "offload"),
-        help="one table, whole (an overview)",
+        help="segment, fdb, remote, neighbour, lane, drops or offload (an overview)",
         metavar="WHAT",
+    ),
+    argument(
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="only rows of: vni N, dst IP, MAC, a kind, as `fdb show` has it",
     ),
     argument("--vni", type=number, metavar="N", help="segment, fdb, neighbour: only of this VNI"),
     argument("--mac", metavar="MAC", help="fdb, neighbour: only of this address"),
@@ -55,8 +71,12 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def show_table(arguments: argparse.Namespace, what: str | None, **filters: Any) -> int:
-    """Show a table, of which rows must have what `filters` say; None: the overview."""
+    """Show a table, of which rows must have what `filters` and the words say; None: the overview."""
     given = {name: value for name, value in filters.items() if value is not None}
+    said = TABLES[what].words.read(arguments.words) if what is not None else {}
+    for name in said.keys() & given.keys():
+        raise ConfigError(f"--{name}: said twice, by {said[name]} too; once is right")
+    given |= said
     for name in given:
         if what is None or name not in TABLES[what].filters:
             known = ", ".join(each for each, table in TABLES.items() if name in table.filters)
@@ -64,7 +84,7 @@ def show_table(arguments: argparse.Namespace, what: str | None, **filters: Any) 
     with connect(arguments) as vtep:
         if what is None:
             overview, segments = vtep.ask("overview"), list(vtep.rows("segment.list", limit=_N_SEGMENTS))
-            say_json(overview) if arguments.json else say(_overview(overview, segments))
+            say_json(overview) if arguments.json else _overview(overview, segments)
             return 0
         rows = vtep.rows(TABLES[what].request, **given)
         say_rows(rows) if arguments.json else TABLES[what].show(rows)
@@ -74,8 +94,16 @@ def show_table(arguments: argparse.Namespace, what: str | None, **filters: Any) 
 # The overview
 
 
-def _overview(vtep: Row, segments: list[Row]) -> Iterator[str]:
+def _overview(vtep: Row, segments: list[Row]) -> None:
     """A screenful."""
+    say(_summary(vtep))
+    say_table(_segment_lines(segments))
+    n_more = vtep["segments"] + vtep["collectors"] - len(segments)
+    if n_more > 0:
+        say([f"and {n_more} more (vxcore show segment)"])
+
+
+def _summary(vtep: Row) -> Iterator[str]:
     started = f", {vtep['file']}" if vtep["file"] else ""
     yield f"vxcore {vtep['version']}, process {vtep['pid']}, up {duration(vtep['uptime_s'])}{started}"
     yield f"  underlay   {vtep['underlay']}, {' and '.join(vtep['local'])}, port {vtep['dstport']}"
@@ -87,10 +115,6 @@ def _overview(vtep: Row, segments: list[Row]) -> Iterator[str]:
     yield f"  offloads   {_offloads(vtep['offloads'])}"
     yield f"  dropped    {_drops(vtep['drops'])}"
     yield ""
-    yield from _segment_lines(segments)
-    n_more = vtep["segments"] + vtep["collectors"] - len(segments)
-    if n_more > 0:
-        yield f"and {n_more} more (vxcore show segment)"
 
 
 def _offloads(states: dict[str, str]) -> str:
@@ -185,7 +209,7 @@ def _dropped(rows: Rows) -> None:
         return
     lines = [[row["reason"], row["text"], str(row["packets"])] for row in drops]
     say_table(columns(["REASON", "MEANING", "PACKETS"], lines, n_left=2))
-    say(["", "what to do:", *(f"  {row['reason']}: {row['remedy']}" for row in drops)])
+    say_text(["", "what to do:", *(f"  {row['reason']}: {row['remedy']}" for row in drops)])
 
 
 def _offload(rows: Rows) -> None:
@@ -193,11 +217,19 @@ def _offload(rows: Rows) -> None:
     say_table(columns(["OFFLOAD", "STATE"], lines, n_left=2))
 
 
+_KINDS = {kind: {"kind": kind} for kind in ("learned", "frozen", "static", "control", "sticky")}
 TABLES = {
-    "segment": Table("segment.list", ("vni",), _segments),
-    "fdb": Table("fdb.list", ("vni", "mac", "remote", "kind"), _fdb),
-    "remote": Table("remote.list", ("remote",), _remotes),
-    "neighbour": Table("neighbour.list", ("vni", "mac"), _neighbours),
+    "segment": Table("segment.list", ("vni",), _segments, Grammar("vni", {"vni": "vni"}, {})),
+    "fdb": Table(
+        "fdb.list",
+        ("vni", "mac", "remote", "kind"),
+        _fdb,
+        Grammar("mac", {"vni": "vni", "dst": "remote"}, _KINDS),
+    ),
+    "remote": Table("remote.list", ("remote",), _remotes, Grammar("remote", {"dst": "remote"}, {})),
+    "neighbour": Table(
+        "neighbour.list", ("vni", "mac"), _neighbours, Grammar("", {"vni": "vni", "lladdr": "mac"}, {})
+    ),
     "lane": Table("lane.list", (), _lanes),
     "drops": Table("drop.list", (), _dropped),
     "offload": Table("offload.list", (), _offload),

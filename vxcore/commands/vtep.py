@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from vxcore.commands import USER_ERROR, argument, at_least, command, number
+from vxcore.commands.asking import say, say_text
 
 CONTROL = argument(
     "--control",
@@ -210,8 +211,10 @@ def doctor(arguments: argparse.Namespace) -> int:
     from vxcore import doctor as implementation
 
     findings = implementation.examine(arguments.file)
-    write = implementation.as_json if arguments.json else implementation.as_text
-    print(write(findings))
+    if arguments.json:
+        say([implementation.as_json(findings)])
+    else:
+        say_text(implementation.as_text(findings).splitlines(), implementation.INDENT)
     return implementation.exit_code(findings)
 
 

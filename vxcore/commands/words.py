@@ -53,13 +53,14 @@ class Grammar(NamedTuple):
         if word in self.values:
             return {self.values[word]: _value(word, next(rest, None))}
         if position == 0 and self.first:
-            return {self.first: word}
+            return {self.first: _value(self.first, word)}
         raise ConfigError(self._unknown(word))
 
     def _shape(self) -> str:
         values = [f"{word} {name.upper()}" for word, name in self.values.items()]
         first = [self.first.upper()] if self.first else []
-        return f"the words are {', '.join([*first, *values, *self.flags])}"
+        known = [*first, *values, *self.flags]
+        return f"the words are {', '.join(known)}" if known else "no words are"
 
     def _unknown(self, word: str) -> str:
         near = meant(word, [*self.values, *self.flags])

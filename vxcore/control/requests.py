@@ -320,16 +320,16 @@ def _save(operated: Operated, _: Asked) -> Answer:
 
 @handles("foretell.out")
 def _foretell_out(operated: Operated, given: ForetellOut) -> Answer:
-    return Seen(packet=packet(operated.vtep.foretell_out(given.vni, given.data), steps=True))
+    return Seen(packet=packet(operated.vtep.foretell_out(given.vni, given.data), steps=True, foretold=True))
 
 
 @handles("foretell.in")
 def _foretell_in(operated: Operated, given: ForetellIn) -> Answer:
     sight = operated.vtep.foretell_in(given.data, given.source, source_port=given.source_port, tos=given.tos)
-    return Seen(packet=packet(sight, steps=True))
+    return Seen(packet=packet(sight, steps=True, foretold=True))
 
 
-def packet(sight: Sight, steps: bool) -> Packet:
+def packet(sight: Sight, steps: bool, foretold: bool = False) -> Packet:
     """A packet as clients get it."""
     return Packet(
         time_ns=sight.time_ns,
@@ -347,7 +347,7 @@ def packet(sight: Sight, steps: bool) -> Packet:
         length=sight.length,
         data=b64encode(sight.data).decode(),
         headline=trace.headline(sight) if steps else "",
-        steps=tuple(trace.steps(sight)) if steps else (),
+        steps=tuple(trace.steps(sight, foretold)) if steps else (),
     )
 
 

@@ -18,6 +18,8 @@ from vxcore.doctor.finding import WARNING, WRONG, Check, Finding, Subject
 
 CHECKS: tuple[Check, ...] = (*host.CHECKS, *underlay.CHECKS, *firewall.CHECKS)
 _WIDTH = 12
+INDENT = 8 + 1 + _WIDTH + 1 + 3
+"""Where a line goes on that is too long, behind state, check and arrow."""
 
 
 def examine(path: str | None) -> list[Finding]:

@@ -29,6 +29,7 @@ _ETHERNET_MTU = 1500
 _ANSWER_S = 1.0
 _PROBE_HEADER = bytes.fromhex("08000000fffffe00")  # RFC 7348 section 5, VNI 16777214
 _PROBE_LEN = 200
+_IFF_UP = 1  # linux/if.h
 _BY_SINGLE = {4: "without a UDP checksum", 6: "with a UDP checksum"}
 _BY_RUN = "with a UDP checksum"
 
@@ -213,6 +214,10 @@ def _is_strict(device: str) -> bool:
 
 def to_ourselves(subject: Subject) -> Iterator[Finding]:
     """A packet with each kind of checksum, by sockets as a VTEP has them, arrives here as it was sent."""
+    if not _loopback_is_up():
+        text = "lo is down: this host cannot send to itself, so that checksums could not be tried"
+        yield Finding("checksum", WARNING, text, "`ip link set lo up`, which metrics on loopback need, too")
+        return
     ours = [each for each in subject.locals if ports.device_of(each) and not each.is_link_local]
     for local in ours if subject.locals else [IPv4Address("127.0.0.1")]:
         try:
@@ -229,6 +234,12 @@ def to_ourselves(subject: Subject) -> Iterator[Finding]:
             yield Finding("checksum", WRONG, text, todo)
         else:
             yield Finding("checksum", OK, f"packets from {local} to itself arrive as they were sent")
+
+
+def _loopback_is_up() -> bool:
+    """In a network namespace that is new it is not."""
+    with IPRoute() as route:
+        return bool(route.get_links(ifname="lo")[0]["flags"] & _IFF_UP)
 
 
 def _lost(settings: Underlay, local: IPAddress) -> list[str]:
