@@ -24,7 +24,7 @@ vxcore \- a userspace VXLAN engine
 .SH DESCRIPTION
 Ethernet frames between hosts over IP: VXLAN (RFC 7348) in user space. A VTEP is run by \fBup\fR, \fBrun\fR or
 \fBcollect\fR; the commands from \fBshow\fR on ask and change one that runs, over its control socket. Those on
-capture files need neither root nor a VTEP.
+capture files need neither root nor a VTEP, and those of \fBgen\fR load any VTEP with test traffic.
 .SH OPTIONS
 .TP
 .BR \-v ", " \-\-verbose

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from support.captures import by_tshark
 from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run, wait_until
 from support.peers import require_tool
+from support.tree import ROOT
 
 pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 VXCORE = (sys.executable, "-m", "vxcore")
@@ -40,11 +43,19 @@ class Receiving:
         """What it says when it has come to its end by itself."""
         out, err = self.process.communicate(timeout=3 * DEADLINE_S)
         assert self.process.returncode == 0, err
-        return dict(json.loads(out))
+        return as_described("gen receive", out)
 
 
 def send(host: Host, *words: str) -> dict[str, Any]:
-    return dict(json.loads(host.run(*VXCORE, "gen", "send", *words, "--json").stdout))
+    return as_described("gen send", host.run(*VXCORE, "gen", "send", *words, "--json").stdout)
+
+
+def as_described(command: str, said: str) -> dict[str, Any]:
+    """What a command said, which is as the page of schemas has it."""
+    document, value = json.loads((ROOT / "docs" / "json-schemas.json").read_text()), json.loads(said)
+    schema = {"$defs": document["$defs"], **document["commands"][command]}
+    jsonschema.Draft202012Validator(schema).validate(value)
+    return dict(value)
 
 
 def nothing_amiss(got: dict[str, Any], sent: int) -> None:
@@ -272,3 +283,35 @@ def test_a_vtep_that_is_not_there_and_a_receiver_of_nothing(pair: tuple[Host, Ho
     nothing = two.run(*VXCORE, "gen", "receive", "vx42", "--duration", "0.1", check=False)
     assert nothing.returncode == 1
     assert "0 frames of 0 streams" in nothing.stdout
+
+
+PAGE = (ROOT / "docs" / "gen.md").read_text()
+BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```$", PAGE, re.M | re.S) if block.startswith("host")]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"block{n}" for n in range(len(BLOCKS))])
+def test_what_the_page_shows_can_be_typed(block: str, pair: tuple[Host, Host]) -> None:
+    widen(*pair)
+    for line in block.splitlines():
+        name, words = line.split("# vxcore ")
+        host = pair[int(name.removeprefix("host")) - 1]
+        process = host.start(*VXCORE, *words.split())
+        if " receive " in line:
+            assert process.stderr is not None
+            assert "receiving on" in process.stderr.readline()
+    for host in pair:
+        for process in host.processes:
+            out, err = process.communicate(timeout=3 * DEADLINE_S)
+            assert process.returncode == 0, err
+            assert "frames of " in out
+
+
+def test_what_the_page_shows_programs(pair: tuple[Host, Host]) -> None:
+    one, _ = pair
+    one.ip("link", "add", "veth0", "type", "veth", "peer", "veth1")
+    for device in ("veth0", "veth1"):
+        one.ip("link", "set", device, "up")
+    programs = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    assert len(programs) == 2
+    for program in programs:
+        one.run(sys.executable, "-c", program)
