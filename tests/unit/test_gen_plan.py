@@ -197,6 +197,7 @@ def test_other_rates_are_refused(text: str) -> None:
         ({"size": 1465, "most": 1464}, "size 1465: from 64 to 1464 bytes"),
         ({"size": "imax"}, 'size imax: a number of bytes from 64 to 9216, "imix", or a capture file'),
         ({"to_mac": "02:00"}, "to-mac 02:00 is not a MAC address"),
+        ({"size": "imix", "most": 40}, "size imix: the way takes frames of up to 40 bytes; 64 are needed"),
         ({"run": 65536}, "run 65536: an integer from 0 to 65535"),
     ],
 )
@@ -204,6 +205,13 @@ def test_wrong_settings_are_named(options: dict[str, int], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Plan(**options)  # type: ignore[arg-type]
     assert said in str(caught.value)
+
+
+def test_too_many_pairs_of_vtep_and_vni_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="vnis: 131073 of them with 2 VTEPs are 262146 pairs; at most 262144"
+    ):
+        Plan(vnis="0-131072").generator(tunnels(2))
 
 
 def test_prefixes_and_lists_as_people_write_them() -> None:

@@ -35,6 +35,7 @@ MAX_STREAMS = 1 << 20
 MAX_FLOWS = 1 << 15
 MAX_VTEPS = 1 << 16
 MAX_SIZES = 1 << 20
+MAX_WAYS = 1 << 18
 CLOCKS = {"monotonic": time.CLOCK_MONOTONIC, "realtime": time.CLOCK_REALTIME}
 
 _HEAD_LEN = 50
@@ -93,6 +94,10 @@ class Plan:
     ) -> None:
         _check("macs", macs, 1, MAX_STREAMS)
         _check("flows", flows, 1, MAX_FLOWS)
+        if most < SMALLEST:
+            raise ConfigError(
+                f"size {size}: the way takes frames of up to {most} bytes; {SMALLEST} are needed"
+            )
         self.vnis, self.macs, self.flows = parse_vnis(str(vnis)), macs, flows
         self.sizes = parse_sizes(str(size), most)
         self.seed, self.reverse = seed, reverse
@@ -153,9 +158,17 @@ class Plan:
         return ways
 
     def generator(self, tunnels: list[Tunnel] | None = None, clock: str = "monotonic") -> Generator:
-        """What makes the frames; with `tunnels`, one for each VTEP, packets too. Their VNI is the plan's."""
+        """What makes the frames; with `tunnels`, one for each VTEP, packets too. Their VNI is the plan's.
+
+        Raises ConfigError for too many tunnels in too many VNIs.
+        """
         if not tunnels:
             return Generator(self.heads(), self.sizes, clock=CLOCKS[clock])
+        if len(tunnels) * len(self.vnis) > MAX_WAYS:
+            raise ConfigError(
+                f"vnis: {len(self.vnis)} of them with {len(tunnels)} VTEPs are"
+                f" {len(tunnels) * len(self.vnis)} pairs; at most {MAX_WAYS}"
+            )
         return Generator(
             *(self.heads(), self.sizes),
             tunnels=tunnels,
@@ -180,7 +193,7 @@ def _mac(text: str) -> bytes:
 def _host_numbers(index: NDArray[np.uint64], vni: int, seed: int) -> NDArray[np.uint64]:
     """32 bits for each host: no two hosts of a VNI have the same."""
     mixed = (index + np.uint64(vni * _SPREAD % 2**32)) * np.uint64(_STEP) & np.uint64(0xFFFFFFFF)
-    return mixed ^ np.uint64(wire.mix(seed & 0xFFFF_FFFF_FFFF_FFFF | 1, wire.K0) & 0xFFFFFFFF)
+    return mixed ^ np.uint64(wire.mix(seed & 0xFFFF_FFFF_FFFF_FFFF ^ wire.K1, wire.K0) & 0xFFFFFFFF)
 
 
 def _mac_rows(numbers: NDArray[np.uint64], seed: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -149,8 +149,12 @@ class _Emulated:
             self._receiver = undo.enter_context(Receiver(outlet.name, tunnel=True, dstport=dstport))
             self._answerer = Answerer(outlet.name, outlet.way.ethernet[1], outlet.vteps)
             undo.pop_all()
-        self._thread = threading.Thread(target=self._receiver.run, name="vxcore-gen-back")
+        self._thread = threading.Thread(target=self._run, name="vxcore-gen-back")
         self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(OSError):  # the device went: the sender says so
+            self._receiver.run()
 
     def answers(self) -> Answers:
         totals = self._receiver.checker.totals
