@@ -24,8 +24,9 @@ vxcore \- a userspace VXLAN engine
 .SH DESCRIPTION
 Ethernet frames between hosts over IP: VXLAN (RFC 7348) in user space. A VTEP is run by \fBup\fR, \fBrun\fR or
 \fBcollect\fR; the commands from \fBshow\fR on ask and change one that runs, over its control socket. Those on
-capture files need neither root nor a VTEP. A group of commands, as \fBfdb\fR, shows when no command is given,
-and takes \fBdelete\fR, \fBlist\fR, \fBchange\fR and \fBhelp\fR as well.
+capture files need neither root nor a VTEP, and those of \fBgen\fR load any VTEP with test traffic. A group of
+commands, as \fBfdb\fR, shows when no command is given, and takes \fBdelete\fR, \fBlist\fR, \fBchange\fR and
+\fBhelp\fR as well.
 .SH OPTIONS
 .TP
 .BR \-v ", " \-\-verbose

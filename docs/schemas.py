@@ -1,4 +1,4 @@
-"""Writes docs/json-schemas.json, of what the commands print with --json, from the control socket's structs.
+"""Writes docs/json-schemas.json: what the commands print with --json, as the structs have it.
 
 Place in the house: a tool of the documentation (`make docs`); a test holds the page equal to what this
 writes, and the commands to the page.
@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.json import schema_components
 
 from vxcore.control import protocol as p
+from vxcore.gen import report
 
 PAGE = Path(__file__).with_name("json-schemas.json")
 
@@ -46,6 +47,8 @@ OUTPUTS: dict[str, Any] = {
     "save": Saved,
     "ping": p.Host,
     "ping --vtep": p.Reached,
+    "gen send": report.Sent,
+    "gen receive": report.Received,
     "trace": p.Seen,
     "trace, when packets were lost": p.Dropped,
     "monitor": p.Happened,
@@ -60,7 +63,7 @@ def document() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What the commands of vxcore print with --json",
-        "$comment": "Written by `make docs` from vxcore/control/protocol.py; a change goes there.",
+        "$comment": "Written by `make docs` from control/protocol.py and gen/report.py; a change goes there.",
         "commands": dict(zip(OUTPUTS, schemas, strict=True)),
         "$defs": definitions,
     }

@@ -19,6 +19,7 @@ from vxcore.commands import (
     SYSTEM_ERROR,
     USER_ERROR,
     captures,
+    gen,
     operate,
     packets,
     ping,
@@ -31,7 +32,7 @@ from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, ping, shell)]
+_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, ping, gen, shell)]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
 

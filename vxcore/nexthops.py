@@ -35,13 +35,13 @@ log = logging.getLogger("vxcore")
 # linux/netlink.h, linux/rtnetlink.h: links; neighbours; IPv4 addresses, routes, rules; IPv6 the same
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _GROUPS = (1, 3, 5, 7, 8, 9, 11, 19)
-_RTN_UNICAST = 1
-_ARPHRD_ETHER = 1
+RTN_UNICAST = 1
+ARPHRD_ETHER = 1
 _IFF_UP = 1
 # linux/neighbour.h
-_NTF_USE = 0x01
+NTF_USE = 0x01
 _STALE, _FAILED = 0x04, 0x20
-_VALID = 0x02 | _STALE | 0x08 | 0x10 | 0x40 | 0x80  # reachable, delay, probe, noarp, permanent
+VALID = 0x02 | _STALE | 0x08 | 0x10 | 0x40 | 0x80  # reachable, delay, probe, noarp, permanent
 
 _SETTLE_S = 0.02  # one change of a route is several events
 _RETRY_S = 1.0
@@ -236,11 +236,11 @@ class NextHops:
         if self._settings.dev:
             wanted["oif"] = scope_of(self._settings.dev)
         found = route.route("get", family=family, **wanted)[0]
-        if found["type"] != _RTN_UNICAST:
+        if found["type"] != RTN_UNICAST:
             raise UnreachableError("the route leads to no other host")
         metrics = found.get_attr("RTA_METRICS")
         mtu = (metrics and metrics.get_attr("RTAX_MTU")) or 0
-        return self._way_by(route, found.get_attr("RTA_OIF"), remote, _gateway(found), mtu)
+        return self._way_by(route, found.get_attr("RTA_OIF"), remote, gateway_of(found), mtu)
 
     def _way_by(
         self, route: IPRoute, index: int, remote: IPAddress, gateway: IPAddress | None = None, mtu: int = 0
@@ -248,7 +248,7 @@ class NextHops:
         """By the device of that number; `mtu` is the route's own, 0: the device's."""
         link = route.get_links(index)[0]
         device = link.get_attr("IFLA_IFNAME")
-        if link["ifi_type"] != _ARPHRD_ETHER:
+        if link["ifi_type"] != ARPHRD_ETHER:
             raise ConfigError(
                 f'remote {remote} is reached by {device}, which is no Ethernet; use kind = "udp"'
             )
@@ -267,7 +267,7 @@ class NextHops:
             self._publish(neighbour)
             return
         try:
-            found = route.neigh("get", **_key(neighbour))[0]
+            found = route.neigh("get", **neighbour_key(neighbour))[0]
         except NetlinkError:
             self._ask(route, neighbour)
         else:
@@ -285,7 +285,7 @@ class NextHops:
 
     def _follow(self, route: IPRoute, neighbour: Neighbour, found: Any) -> None:
         link = bytes.fromhex((found.get_attr("NDA_LLADDR") or "").replace(":", ""))
-        if found["state"] & _VALID and len(link) == 6:
+        if found["state"] & VALID and len(link) == 6:
             self._links[neighbour] = link
             self._retries.pop(neighbour, None)
             self._publish(neighbour)
@@ -333,7 +333,7 @@ class NextHops:
 
     def _use(self, route: IPRoute, neighbour: Neighbour) -> None:
         with suppress(NetlinkError):  # its device went away: an event tells
-            route.neigh("replace", state=0, flags=_NTF_USE, **_key(neighbour))
+            route.neigh("replace", state=0, flags=NTF_USE, **neighbour_key(neighbour))
 
     def _hurry(self, wanted: list[int]) -> None:
         """Packets were dropped for want of these: do not wait longer than the shortest time."""
@@ -354,14 +354,15 @@ class NextHops:
                 self._read(route, neighbour)
 
 
-def _gateway(found: Any) -> IPAddress | None:
+def gateway_of(found: Any) -> IPAddress | None:
     """The router of a route, which may be of the other family."""
     via = found.get_attr("RTA_VIA")
     address = via["addr"] if via else found.get_attr("RTA_GATEWAY")
     return ip_address(address) if address else None
 
 
-def _key(neighbour: Neighbour) -> dict[str, Any]:
+def neighbour_key(neighbour: Neighbour) -> dict[str, Any]:
+    """What names it in a request to the kernel."""
     family = socket.AF_INET if neighbour.address.version == 4 else socket.AF_INET6
     return {"ifindex": neighbour.ifindex, "dst": str(neighbour.address), "family": family}
 

@@ -68,6 +68,30 @@ def look_at(name: str) -> Link | None:
         return Link(number, bool(flags[0] & _IFF_UP), mtu[0], kind[0])
 
 
+def receiver_on(name: str, ring: RingSize, vnet: bool = True) -> socket.socket:
+    """A packet socket with a ring for all that an interface receives, and nothing that it sends.
+
+    All options come first: once it is bound, frames come.
+    """
+    sock = packet_socket(vnet=vnet)
+    try:
+        attach_filter(sock, received())
+        with suppress(OSError):  # it spares the kernel work
+            sock.setsockopt(SOL_PACKET, _IGNORE_OUTGOING, 1)
+        set_ring(sock, ring)
+        sock.bind((name, _ETH_P_ALL))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def listen_to_all(sock: socket.socket, index: int) -> None:
+    """Frames for the MAC addresses of others, too, those of the remotes' hosts, while the socket is open."""
+    request = struct.pack("=iHH8x", index, _MR_PROMISC, 0)
+    sock.setsockopt(SOL_PACKET, _ADD_MEMBERSHIP, request)
+
+
 class PacketOverlay:
     """The packet sockets of a segment on an interface: a receiver with a ring and a sender for each lane.
 
@@ -123,24 +147,10 @@ class PacketOverlay:
 
     def _open_sockets(self, n_lanes: int) -> None:
         for _ in range(n_lanes):
-            self.receivers.append(self._receiver())
+            self.receivers.append(receiver_on(self.name, self.ring, self._vnet))
             self.senders.append(self._sender())
         share(self.receivers, _FANOUT_FLAG_IGNORE_OUTGOING)
-        self._listen_to_all(self._link.number)
-
-    def _receiver(self) -> socket.socket:
-        """All options first: once it is bound, frames come."""
-        sock = packet_socket(vnet=self._vnet)
-        try:
-            attach_filter(sock, received())
-            with suppress(OSError):  # it spares the kernel work
-                sock.setsockopt(SOL_PACKET, _IGNORE_OUTGOING, 1)
-            set_ring(sock, self.ring)
-            sock.bind((self.name, _ETH_P_ALL))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        listen_to_all(self.receivers[0], self._link.number)
 
     def _sender(self) -> socket.socket:
         sock = packet_socket(vnet=self._vnet)
@@ -151,11 +161,6 @@ class PacketOverlay:
             sock.close()
             raise
         return sock
-
-    def _listen_to_all(self, index: int) -> None:
-        """Frames for the MAC addresses of others, too: those of the remotes' hosts."""
-        request = struct.pack("=iHH8x", index, _MR_PROMISC, 0)
-        self.receivers[0].setsockopt(SOL_PACKET, _ADD_MEMBERSHIP, request)
 
     # What the engine calls
 
@@ -222,7 +227,7 @@ class PacketOverlay:
                 sender.bind((self.name, 0))
             for receiver in self.receivers:
                 receiver.bind((self.name, _ETH_P_ALL))
-            self._listen_to_all(link.number)
+            listen_to_all(self.receivers[0], link.number)
         except OSError as error:
             log.error("%s is back, but not for us: %s; start vxcore anew", self.name, error.strerror)
             return

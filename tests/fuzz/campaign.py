@@ -27,8 +27,8 @@ CORPUS = HERE / "corpus"
 FUZZER = BUILD / "libfuzzer.so"
 FOUND = BUILD / "found"
 MAX_LEN = "-max_len=4096"
-NAMES = ("decap", "encap", "flow", "pcap")
-MODULES = "batch codec flow pcap vlan"  # that the targets use
+NAMES = ("decap", "encap", "flow", "pcap", "gen")
+MODULES = "batch checker codec flow packet_ring pcap port stamp vlan"  # that the targets use
 # Python's own allocator would hide overruns; its one-time allocations are no leaks.
 ENVIRONMENT = {
     "PYTHONMALLOC": "malloc",

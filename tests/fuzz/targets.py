@@ -29,7 +29,9 @@ from vxcore import (
     flow_hash,
     wire,
 )
+from vxcore._fast.checker import Checker
 from vxcore._fast.pcap import Reader
+from vxcore._fast.stamp import stamp_of
 from vxcore.errors import CaptureError
 
 MAX_PACKET = 66_000
@@ -218,6 +220,43 @@ def pcap_target(data: bytes) -> None:
     assert reader.read() == 0
 
 
+def summed(frame: bytes) -> bytes:
+    """The frame with a right UDP checksum, and with that a chance that its stamp counts."""
+    inner = wire.dissect(frame)
+    end = inner.l4_off + inner.l4_len
+    if inner.protocol != UDP or not inner.l4_off or inner.l4_len < 8 or end > len(frame):
+        return frame
+    udp = frame[inner.l4_off : inner.l4_off + 6] + bytes(2) + frame[inner.l4_off + 8 : end]
+    pseudo = wire.pseudo_header(*inner.addresses, UDP, inner.l4_len)
+    check = wire.internet_checksum(pseudo + udp) or 0xFFFF
+    return frame[: inner.l4_off + 6] + check.to_bytes(2, "big") + frame[inner.l4_off + 8 :]
+
+
+UDP = 17
+
+
+def gen_target(data: bytes) -> None:
+    """One frame, twice, as a receiver of generated frames gets it, alone or as a super-frame."""
+    if len(data) < 17 or len(data) > MAX_PACKET:
+        return
+    piece, frame = data[1] << 8 | data[2], data[3:]
+    if data[0] & 1:
+        frame = summed(frame)
+    put(frame)
+    checker, room = Checker(max_streams=1), memoryview(BATCH.data)[START : START + len(frame)]
+    with poisoned(BATCH.data, *around(frame, 0)):
+        checker.take(BATCH, 0)
+        once = checker.totals
+        checker.take_frame(room, 0, piece=piece)
+    inner = wire.dissect(frame)
+    whole = inner.l4_off > 0 and inner.l4_len >= 8 and inner.l4_off + inner.l4_len <= len(frame)
+    payload = frame[inner.l4_off + 8 : inner.l4_off + inner.l4_len]
+    stamped = inner.protocol == UDP and whole and stamp_of(payload) is not None
+    assert once["received"] + once["corrupted"] == stamped, (once, stamped)
+    assert once["other"] == (not stamped), (once, stamped)
+    assert len(checker.rows()) <= 1
+
+
 def overread_target(data: bytes) -> None:
     """Not fuzzed: reads behind the packet on purpose, to show that it is seen."""
     put(OVERREAD)
@@ -232,5 +271,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "encap": encap_target,
     "flow": flow_target,
     "pcap": pcap_target,
+    "gen": gen_target,
     "overread": overread_target,
 }

@@ -15,7 +15,7 @@ import pytest
 from support import peers
 
 HERE = Path(__file__).parent
-NAMES = ("decap", "encap", "flow", "pcap")
+NAMES = ("decap", "encap", "flow", "pcap", "gen")
 SECONDS = 15 if os.environ.get("CI", "").lower() in ("1", "true") else 3
 
 

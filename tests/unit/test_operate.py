@@ -619,7 +619,7 @@ def test_every_command_with_json_has_a_schema() -> None:
         each.name
         for each in cli.COMMANDS
         if {"--json", "--control"} <= {name for argument in each.arguments for name in argument.names}
-    }
+    } | {"gen send", "gen receive"}
     named = {name if name in asking else name.split()[0] for name in SCHEMAS["OUTPUTS"] if "," not in name}
     assert named == asking
 

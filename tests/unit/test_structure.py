@@ -33,6 +33,7 @@ FLOORS = [
     "ports capture scapy",
     "packet nexthops gsotap xdp loops doctor",
     "packet_overlay pcapng_overlay endpoints",
+    "gen",
     "xdp_ports",
     "overlays",
     "engine",
@@ -53,11 +54,11 @@ FAST_FLOORS = [
     "c_* verdict",
     "batch",
     "flow",
-    "codec pcap vlan links tally events watch",
-    "table hops",
+    "codec pcap vlan links tally events watch stamp",
+    "table hops generator",
     "port",
     "packet_ring xsk",
-    "udp tap packet gso gro icmp suppress hold trunk repeats",
+    "udp tap packet gso gro icmp suppress hold trunk repeats checker",
     "gsotap packet_overlay pcapng_overlay xdp_underlay xdp_overlay rehearsal",
     "lane",
 ]
@@ -66,7 +67,7 @@ FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
 KNOW_FAST |= {"pcapng_overlay", "xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
-KNOW_FAST |= {"state", "watches", "rehearsal", "overlays"}
+KNOW_FAST |= {"state", "watches", "rehearsal", "overlays", "gen"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

@@ -88,6 +88,7 @@ cdef extern from "<sys/eventfd.h>" nogil:
 
 cdef extern from "<poll.h>" nogil:
     cdef enum:
+        POLLIN
         POLLOUT
     cdef struct pollfd:
         int fd

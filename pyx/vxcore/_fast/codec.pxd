@@ -3,7 +3,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxcore._fast.c_bytes cimport vx_be16, vx_load16_raw, vx_store16, vx_store32
 from vxcore._fast.c_csum cimport vx_csum_add
-from vxcore._fast.c_batch cimport IPV4_AT, IPV6_AT, QUICK_LEN, TEMPLATE_LEN, Template, UDP_AT, VXLAN_AT
+from vxcore._fast.c_batch cimport (
+    IPV4_AT, IPV6_AT, QUICK_LEN, TEMPLATE_LEN, Packets, Template, UDP_AT, VXLAN_AT,
+)
 from vxcore._fast.c_wire cimport VX_UDP_LEN
 from vxcore._fast.flow cimport PROTO_UDP
 from vxcore._fast.verdict cimport Verdict
@@ -126,6 +128,10 @@ cdef void put_source(uint8_t *source, const Walk *w) noexcept nogil
 
 # The same for a packet that starts at Ethernet, from its first byte.
 cdef Verdict walk_to_vxlan(Walk *w, uint8_t *packet, uint32_t length, const RuleBits *rules) noexcept nogil
+# Puts outer headers in front of all packets, from `layer` on (-1: all that the tunnel has); how many it did.
+# Packet i goes through templates[picks[i]]; without picks all go through the first.
+cdef uint32_t encap_all(const Packets *packets, Template *templates, uint32_t n_templates,
+                        const uint32_t *picks, int layer) noexcept nogil
 # What goes in front of a VXLAN header; its length. Then its UDP checksum.
 cdef uint32_t put_outer(Template *t, uint8_t *vxlan, uint32_t payload_len, uint32_t hashed,
                         uint16_t dstport_be, uint8_t tos, uint8_t ttl) noexcept nogil

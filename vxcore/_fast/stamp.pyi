@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def stamp_of(payload: Buffer) -> dict[str, int] | None: ...
