@@ -81,6 +81,9 @@ _SOCKET = Meta(
     pattern=r"\A(?:none|[^\x00]*/[^\x00]+)\Z",
     description='a path with a /, such as "/run/vxcore/blue.sock", or "none"',
 )
+_PLUGIN = Meta(
+    pattern=r"\A/[^\x00]*[^\x00/]\Z", description='a path such as "/run/docker/plugins/vxcore.sock"'
+)
 _GROUP = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a group of users")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
 _ASKED = Meta(description='"flood", "drop", "ask", or a table with the keys rate and burst')
@@ -380,6 +383,19 @@ class Process(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Refuse system calls that no VTEP makes (seccomp)."""
 
 
+class Docker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Be Docker's network driver `vxcore` (docs/containers.md); without this table it is none."""
+
+    plugin: Annotated[str, _PLUGIN] = "/run/docker/plugins/vxcore.sock"
+    """The socket; Docker looks there for a driver of that name."""
+    state: Annotated[str, _FILE] = "/var/lib/vxcore/docker.json"
+    """The file of its networks and their containers, over a restart."""
+    vnis: Annotated[VniRange, Meta(description=VNIS_FORM)] = VniRange("4096-8191")
+    """Of networks that name none."""
+    peers: Annotated[tuple[IPAddress, ...], _ADDRESSES] = ()
+    """The other hosts, of networks that name none."""
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -398,6 +414,7 @@ class Settings(
     log: Log = msgspec.field(default_factory=Log)
     process: Annotated[Process, Meta(description="a [process] table")] | None = None
     metrics: Annotated[Metrics, Meta(description="a [metrics] table")] | None = None
+    docker: Annotated[Docker, Meta(description="a [docker] table")] | None = None
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
@@ -424,8 +441,9 @@ class Bare(Settings, frozen=True, kw_only=True, rename=_TABLES):
 
 
 def kind_of(data: Mapping[str, Any]) -> type[Settings]:
-    """Settings, or Bare: a file that collects, or says ``segment = []``, needs no segment."""
-    return Bare if data.get("collect") or data.get("segment") == [] else Settings
+    """Settings, or Bare: a file that collects, serves Docker, or says ``segment = []``, needs no segment."""
+    bare = data.get("collect") or "docker" in data or data.get("segment") == []
+    return Bare if bare else Settings
 
 
 def load(path: str | os.PathLike[str]) -> Settings:
@@ -519,6 +537,13 @@ def collector_from_arguments(options: Mapping[str, Any]) -> Settings:
     data = _of_process(given) | {"segment": [], "collect": [_settings_of(Collect, given)]}
     if "dstports" in given:  # and none else is listened to
         data["underlay"]["dstport"] = given["dstports"][0]
+    return _validated(data, lambda problem: _explain_option(problem, data), Bare)
+
+
+def docker_from_arguments(options: Mapping[str, Any]) -> Settings:
+    """The settings of Docker's driver, without segments, from the options of ``vxcore docker``."""
+    given = _given(options)
+    data = _of_process(given) | {"segment": [], "docker": _settings_of(Docker, given)}
     return _validated(data, lambda problem: _explain_option(problem, data), Bare)
 
 
@@ -978,6 +1003,7 @@ def explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str
 
 _OPTION_NAMES = {
     "remotes": "--remote",
+    "peers": "--peer",
     "neighbours": "--neighbour",
     "learning": "--nolearning",
     "count": "--lanes",

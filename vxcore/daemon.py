@@ -91,9 +91,13 @@ def serve(
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
     manager = ServiceManager()
     confine(settings)  # while there is one thread
-    with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
+    with (
+        _blocked(signals),
+        (vtep_factory or _engine_vtep)(settings) as vtep,
+        _docker(vtep, settings) as beside,
+    ):
         started = time.monotonic()
-        again = None if reload is None else partial(_apply, vtep, reload, manager)
+        again = None if reload is None else partial(_apply, vtep, lambda: beside(reload()), manager)
         with _controlled(vtep, settings, again, file), _metrics(vtep, settings):
             _announce(vtep.describe())
             manager.ready(_status(vtep))
@@ -107,6 +111,18 @@ def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
     from vxcore.vtep import Vtep
 
     return Vtep(settings)
+
+
+@contextmanager
+def _docker(vtep: RunningVtep, settings: Settings) -> Iterator[Callable[[Settings], Settings]]:
+    """Docker's driver, if it is to be served; what puts its networks beside settings that are read again."""
+    if settings.docker is None:
+        yield lambda settings: settings
+        return
+    from vxcore.docker.server import serving
+
+    with serving(cast("Vtep", vtep), settings.docker) as driver:
+        yield driver.beside
 
 
 def _controlled(

@@ -114,12 +114,12 @@ class Vtep(Engine):
 
         Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
         ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]``, ``[state]``, ``[control]``, ``[metrics]``,
-        ``[process]``.
+        ``[process]``, ``[docker]``.
         """
         with self._lock:
             if settings.collects != self.settings.collects:
                 raise ConfigError("collect: a collector cannot change while it runs; restart it")
-            for name in ("metrics", "process"):
+            for name in ("metrics", "process", "docker"):
                 if getattr(settings, name) != getattr(self.settings, name):
                     raise ConfigError(f"{name}: it cannot change while this runs; restart it")
             for table in _FIXED:

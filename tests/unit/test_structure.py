@@ -40,6 +40,7 @@ FLOORS = [
     "running",
     "vtep metrics notify confine",
     "control",
+    "docker",
     "daemon",
     "lab",
     "commands",

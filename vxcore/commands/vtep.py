@@ -1,4 +1,4 @@
-"""The commands that carry frames: up, collect, run; check, of a file; and lab.
+"""The commands that carry frames: up, collect, docker, run; check, of a file; and lab.
 
 Place in the house: among the commands, above config, daemon and lab.
 """
@@ -29,6 +29,7 @@ _LOCAL = argument(
     "--local", action="append", metavar="IP", help="our underlay address; once for each IP family"
 )
 _DEV = argument("--dev", metavar="DEV", help="bind the underlay sockets to this device")
+_DSTPORT = argument("--dstport", type=number, metavar="PORT", help="UDP destination port (4789)")
 _PROCESS = (
     argument("--lanes", dest="count", type=number, metavar="N", help="threads that carry packets (1)"),
     argument("--cpus", type=number, nargs="+", metavar="CPU", help="CPUs that lanes are pinned to, in turn"),
@@ -88,7 +89,7 @@ SEGMENT = (
     argument("--vni", type=number, required=True, metavar="N", help="VXLAN network identifier"),
     _LOCAL,
     *SEGMENT,
-    argument("--dstport", type=number, metavar="PORT", help="UDP destination port (4789)"),
+    _DSTPORT,
     argument("--srcport", type=number, nargs=2, metavar=("MIN", "MAX"), help="source ports (49152 65535)"),
     argument("--source-ports", type=number, metavar="N", help="how many of them are used (16)"),
     argument("--ttl", type=number, metavar="N|inherit", help="outer TTL (0: the route's default)"),
@@ -161,6 +162,38 @@ def collect(arguments: argparse.Namespace) -> int:
     from vxcore import config, daemon
 
     return daemon.serve(config.collector_from_arguments(vars(arguments)))
+
+
+@command(
+    "be Docker's network driver `vxcore`: each of its networks is a segment",
+    "vxcore docker --local 192.0.2.1 --peer 192.0.2.2",
+    _LOCAL,
+    argument(
+        "--peer",
+        dest="peers",
+        action="append",
+        metavar="IP",
+        help="another host, of networks that name none by -o vxcore.peers=...; may be repeated",
+    ),
+    argument("--vni", dest="vnis", metavar="FIRST-LAST", help="VNIs of networks that name none (4096-8191)"),
+    argument(
+        "--plugin",
+        metavar="PATH",
+        help="the driver's socket, and its name for Docker (/run/docker/plugins/vxcore.sock)",
+    ),
+    argument("--state", metavar="FILE", help="what is kept over a restart (/var/lib/vxcore/docker.json)"),
+    _DSTPORT,
+    _DEV,
+    argument(
+        "--underlay", dest="kind", metavar="KIND", help="what the underlay port is: udp, packet, xdp (udp)"
+    ),
+    *_PROCESS,
+)
+def docker(arguments: argparse.Namespace) -> int:
+    """A VTEP whose segments are Docker's networks."""
+    from vxcore import config, daemon
+
+    return daemon.serve(config.docker_from_arguments(vars(arguments)))
 
 
 @command(

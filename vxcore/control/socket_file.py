@@ -65,17 +65,23 @@ def group_id(name: str) -> int:
 
 
 @contextmanager
-def listening(path: Path, gid: int | None) -> Iterator[socket.socket]:
+def listening(
+    path: Path, gid: int | None, what: str = "control socket", other: str = "--control, or none"
+) -> Iterator[socket.socket]:
     """A socket that listens at `path`, with mode 0600, or 0660 and the group; its file goes at the end.
+
+    `what` it is, and the option that names `other` ones, are for messages.
 
     A file that nobody listens at any more is taken over. Raises ConfigError, naming the process, when
     somebody does, or the path cannot be a socket's; OSError.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
-            _bind(sock, path, gid)
+            _bind(sock, path, gid, other)
         except OSError as error:
-            raise OSError(error.errno, f"control socket {path}: {error.strerror}") from None
+            raise OSError(error.errno, f"{what} {path}: {error.strerror}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{what} {path}: {error}") from None
         ours = path.stat()
         try:
             yield sock
@@ -85,13 +91,13 @@ def listening(path: Path, gid: int | None) -> Iterator[socket.socket]:
                     path.unlink()
 
 
-def _bind(sock: socket.socket, path: Path, gid: int | None) -> None:
+def _bind(sock: socket.socket, path: Path, gid: int | None, other: str) -> None:
     if len(os.fsencode(path)) > _MAX_PATH:
-        raise ConfigError(f"control socket {path}: longer than {_MAX_PATH} bytes")
+        raise ConfigError(f"longer than {_MAX_PATH} bytes")
     with suppress(FileExistsError):
         path.parent.mkdir(mode=0o755)
     with _alone_in(path.parent):
-        _make_room(path)
+        _make_room(path, other)
         os.fchmod(sock.fileno(), 0o600)  # of the file that bind makes: there is no moment of more
         sock.bind(os.fspath(path))
         if gid is not None:
@@ -111,7 +117,7 @@ def _alone_in(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _make_room(path: Path) -> None:
+def _make_room(path: Path, option: str) -> None:
     """Remove what those that were killed have left here; in our directory, of other namespaces too."""
     for other in path.parent.glob("netns-*.sock") if path.parent == DIRECTORY else ():
         with suppress(OSError):  # it stays, and is in nobody's way
@@ -120,11 +126,11 @@ def _make_room(path: Path) -> None:
     if not path.exists():
         return
     if not stat.S_ISSOCK(path.stat().st_mode):
-        raise ConfigError(f"control socket {path}: there is a file of that name, and it is no socket")
+        raise ConfigError("there is a file of that name, and it is no socket")
     pid = _listener(path)
     if pid is not None:
         who = f"process {pid}" if pid else "another process"
-        raise ConfigError(f"control socket {path}: {who} has it; name another with --control, or none")
+        raise ConfigError(f"{who} has it; name another with {option}")
     path.unlink()
 
 

@@ -1,0 +1,239 @@
+"""What each request of Docker's does: networks become segments, endpoints become devices of containers.
+
+Place in the house: in docker, above networks and devices, below server. One request at a time; each is done
+whole, or undone. Docker repeats what it got no answer to, so what was done before is done again without harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import structs
+
+from vxcore import config
+from vxcore.addresses import VniRange
+from vxcore.config import Settings
+from vxcore.docker import devices, protocol
+from vxcore.docker.networks import Book, Endpoint, Network, checked_mac, mac_for, read_options
+from vxcore.docker.protocol import Asked, CreateEndpoint, CreateNetwork, Join, Nothing, OfEndpoint, OfNetwork
+from vxcore.errors import ConfigError
+from vxcore.vtep import Vtep
+
+log = logging.getLogger("vxcore")
+
+Told = dict[str, Any]
+A = TypeVar("A", bound=Asked)
+
+
+class Driver:
+    """Docker's networks on a VTEP that runs. Its networks are there when it is made.
+
+    Raises VxcoreError for a state file that is none, OSError when a device cannot be had. Methods may be
+    called from any thread.
+    """
+
+    def __init__(self, vtep: Vtep, settings: config.Docker) -> None:
+        self._vtep, self._settings = vtep, settings
+        self._lock = threading.Lock()
+        self._book = Book(settings.state)
+        self._multi_queue = vtep.settings.lanes.count > 1
+        self._restore()
+
+    def _restore(self) -> None:
+        """Have the segments of all networks again, and nothing of those that are gone."""
+        networks = self._book.networks
+        for name in devices.left_behind(set(networks)):
+            log.warning("docker: %s is of a network that is not known, and deleted", name)
+            devices.delete(name)
+        for network in networks.values():
+            for endpoint in list(network.endpoints.values()):
+                if endpoint.sandbox and not Path(endpoint.sandbox).exists():
+                    del network.endpoints[endpoint.id]
+            self._open(network)
+        if networks:
+            self._book.save()
+            log.info("docker: %d networks are back, from %s", len(networks), self._settings.state)
+
+    def beside(self, settings: Settings) -> Settings:
+        """Settings that were read again, with the segments of the networks, which stay."""
+        with self._lock:
+            vnis = {network.vni for network in self._book.networks.values()}
+        listed = {segment.vni for segment in settings.segments}
+        ours = [each for each in self._vtep.settings.segments if each.vni in vnis - listed]
+        together = structs.replace(settings, segments=(*settings.segments, *ours))
+        config.check(together)
+        return together
+
+    def answer(self, method: str, body: bytes) -> Told:
+        """Do what a request asks for.
+
+        `method` is one of METHODS. Raises msgspec.DecodeError for a body that is none of it, and what the
+        VTEP and the system raise.
+        """
+        takes, handler = METHODS[method]
+        asked = msgspec.json.decode(body or b"{}", type=takes)
+        with self._lock:
+            return handler(self, asked)
+
+    # Networks
+
+    def create_network(self, asked: CreateNetwork) -> Told:
+        """A TAP and a segment, or neither."""
+        known = self._book.networks.get(asked.network_id)
+        network = self._planned(asked, known)
+        if known is not None:
+            if structs.replace(known, endpoints={}) == network:
+                return {}
+            raise ConfigError(f"network {network.short_id}: it is there, with other options")
+        with ExitStack() as undo:
+            self._open(network, undo)
+            self._book.networks[network.id] = network
+            undo.callback(self._book.networks.pop, network.id)
+            self._book.save()
+            undo.pop_all()
+        log.info("docker: network %s: VNI %d, peers %s", network.short_id, network.vni, _listed(network))
+        return {}
+
+    def _planned(self, asked: CreateNetwork, known: Network | None) -> Network:
+        options = read_options(asked.given)
+        peers = self._settings.peers if options.peers is None else options.peers
+        vni = options.vni
+        if vni is None:
+            vni = known.vni if known else self._free_vni()
+        for other in self._book.networks.values():
+            if other.vni == vni and other.id != asked.network_id:
+                raise ConfigError(f"vxcore.vni: {vni} is the VNI of network {other.short_id}; choose another")
+        return Network(
+            id=asked.network_id,
+            vni=vni,
+            mtu=options.mtu,
+            peers=tuple(str(peer) for peer in dict.fromkeys(peers) if peer not in self._vtep.locals),
+            internal=asked.internal,
+        )
+
+    def _free_vni(self) -> int:
+        taken = {segment.vni for segment in self._vtep.settings.segments}
+        low, high = VniRange(self._settings.vnis).ends
+        for vni in range(low, high + 1):
+            if vni not in taken:
+                return vni
+        raise ConfigError(f"no VNI of {self._settings.vnis} is free; give vxcore.vni, or more in docker.vnis")
+
+    def _open(self, network: Network, undo: ExitStack | None = None) -> None:
+        """Have TAP and segment, which may be there already: settings that were saved have it, too."""
+        undo = undo or ExitStack()
+        taken = {segment.vni: segment for segment in self._vtep.settings.segments}.get(network.vni)
+        if taken is not None and taken.tap != network.tap:
+            raise ConfigError(f"vxcore.vni: {network.vni} is the VNI of a [[segment]]; choose another")
+        devices.make_tap(network.tap, network.id, multi_queue=self._multi_queue)
+        undo.callback(devices.delete, network.tap)
+        if taken is None:
+            self._vtep.add_segment(**network.segment)
+            undo.callback(self._vtep.remove_segment, network.vni)
+
+    def delete_network(self, asked: OfNetwork) -> Told:
+        """Of one that is not there nothing is left to delete."""
+        network = self._book.networks.pop(asked.network_id, None)
+        if network is None:
+            return {}
+        if any(segment.vni == network.vni for segment in self._vtep.settings.segments):
+            self._vtep.remove_segment(network.vni)
+        devices.delete(network.tap)
+        self._book.save()
+        log.info("docker: network %s is gone", network.short_id)
+        return {}
+
+    # Endpoints
+
+    def create_endpoint(self, asked: CreateEndpoint) -> Told:
+        """A MAC address; the device comes when a container joins."""
+        network = self._book.require(asked.network_id)
+        wanted = asked.interface or protocol.Interface()
+        mac = checked_mac(wanted.mac_address) if wanted.mac_address else ""
+        chosen = "" if mac else mac_for(wanted.address, asked.endpoint_id)
+        endpoint = Endpoint(id=asked.endpoint_id, mac=mac or chosen)
+        for other in network.endpoints.values():
+            if other.mac == endpoint.mac and other.id != endpoint.id:
+                raise ConfigError(f"{endpoint.mac} is the MAC address of endpoint {other.id[:12]}")
+        self._keep(network, endpoint)
+        return protocol.endpoint_created(chosen)
+
+    def _keep(self, network: Network, endpoint: Endpoint) -> None:
+        before = network.endpoints.get(endpoint.id)
+        network.endpoints[endpoint.id] = endpoint
+        try:
+            self._book.save()
+        except OSError:
+            if before is None:
+                del network.endpoints[endpoint.id]
+            else:
+                network.endpoints[endpoint.id] = before
+            raise
+
+    def delete_endpoint(self, asked: OfEndpoint) -> Told:
+        """Of one that is not there nothing is left to delete."""
+        network = self._book.networks.get(asked.network_id)
+        endpoint = network.endpoints.pop(asked.endpoint_id, None) if network else None
+        if endpoint is not None:
+            devices.delete(endpoint.device)  # where Docker has put it back
+            self._book.save()
+        return {}
+
+    def endpoint_info(self, asked: OfEndpoint) -> Told:
+        """What is worth knowing of an endpoint."""
+        network = self._book.require(asked.network_id)
+        endpoint = network.require(asked.endpoint_id)
+        value = {"vxcore.vni": network.vni, "vxcore.tap": network.tap, "vxcore.mac": endpoint.mac}
+        return {"Value": value | {"vxcore.peers": list(network.peers)}}
+
+    def join(self, asked: Join) -> Told:
+        """A device for the container."""
+        network = self._book.require(asked.network_id)
+        endpoint = network.require(asked.endpoint_id)
+        devices.make_end(endpoint.device, network.tap, endpoint.mac)
+        try:
+            self._keep(network, structs.replace(endpoint, sandbox=asked.sandbox_key))
+        except OSError:
+            devices.delete(endpoint.device)
+            raise
+        return protocol.joined(endpoint.device, way_out=not network.internal)
+
+    def leave(self, asked: OfEndpoint) -> Told:
+        """Its device is Docker's to take out of the container, and goes with the endpoint."""
+        network = self._book.require(asked.network_id)
+        self._keep(network, structs.replace(network.require(asked.endpoint_id), sandbox=""))
+        return {}
+
+
+def _listed(network: Network) -> str:
+    return ", ".join(network.peers) or "none"
+
+
+def _says(told: Callable[[], Told]) -> Callable[[Driver, Nothing], Told]:
+    return lambda driver, asked: told()
+
+
+# Where a driver has nothing to do: hosts that swarm finds, for peers are given; the way out, which is
+# Docker's own; and what a swarm's manager asks for, which networks of one host are not.
+_IDLE = ("DiscoverNew", "DiscoverDelete", "ProgramExternalConnectivity", "RevokeExternalConnectivity")
+_OF_MANAGERS = ("FreeNetwork",)
+
+METHODS: dict[str, tuple[type[Asked], Callable[[Driver, Any], Told]]] = {
+    "Plugin.Activate": (Nothing, _says(protocol.activated)),
+    "NetworkDriver.GetCapabilities": (Nothing, _says(protocol.capabilities)),
+    "NetworkDriver.CreateNetwork": (CreateNetwork, Driver.create_network),
+    "NetworkDriver.DeleteNetwork": (OfNetwork, Driver.delete_network),
+    "NetworkDriver.CreateEndpoint": (CreateEndpoint, Driver.create_endpoint),
+    "NetworkDriver.DeleteEndpoint": (OfEndpoint, Driver.delete_endpoint),
+    "NetworkDriver.EndpointOperInfo": (OfEndpoint, Driver.endpoint_info),
+    "NetworkDriver.Join": (Join, Driver.join),
+    "NetworkDriver.Leave": (OfEndpoint, Driver.leave),
+    "NetworkDriver.AllocateNetwork": (Nothing, _says(lambda: {"Options": {}})),
+    **{f"NetworkDriver.{name}": (Nothing, _says(dict)) for name in _IDLE + _OF_MANAGERS},
+}
