@@ -19,8 +19,10 @@ SOURCES := setup.py vxcore/verdict.py $(filter-out %/verdict.pxd,$(shell find py
 BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)-dev \
 	$(or $(ENSUREPIP),ensurepip)=python$(VERSION)-venv
 FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
+LIB = /usr/lib/$(shell uname -m)-linux-gnu
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
-	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish
+	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish \
+	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins
 
 # A browser, and what the pages of Debian's Prometheus are made of.
 JS := /usr/share/javascript
@@ -41,6 +43,9 @@ UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-
 # installation would start the daemon; this one has the rest, and what the daemon is linked to.
 BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common
 
+# What would start daemons when it is installed, and a busybox that is static whatever else is here.
+UNPACKED := prometheus docker.io containerd busybox-static
+
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \
 	PYTHONDONTWRITEBYTECODE=1 MYPY_CACHE_DIR=/dev/null RUFF_NO_CACHE=true)
@@ -60,7 +65,7 @@ demo: $(VENV)/.installed ## install vxcore into .venv and run `vxcore lab`
 
 build: $(VENV)/.built ## compile the extensions in place
 
-test: $(VENV)/.test $(VENV)/openvswitch $(VENV)/prometheus ## obtain what tests need and run every check and test; TESTS=tests/unit for some, JOBS=1 in turn
+test: $(VENV)/.test $(VENV)/openvswitch $(UNPACKED:%=$(VENV)/%) ## obtain what tests need and run every check and test; TESTS=tests/unit for some, JOBS=1 in turn
 	@.ci/obtain $(TEST_NEEDS)
 	$(AS_ROOT) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
@@ -135,8 +140,8 @@ $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
 	.ci/unpack openvswitch-switch $@
 	@touch $@
 
-$(VENV)/prometheus: $(VENV)/.python$(VERSION)
-	.ci/unpack prometheus $@
+$(UNPACKED:%=$(VENV)/%): $(VENV)/.python$(VERSION)
+	.ci/unpack $(notdir $@) $@
 	@touch $@
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed

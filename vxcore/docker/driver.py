@@ -20,7 +20,7 @@ from vxcore import config
 from vxcore.addresses import VniRange
 from vxcore.config import Settings
 from vxcore.docker import devices, protocol
-from vxcore.docker.networks import Book, Endpoint, Network, checked_mac, mac_for, read_options
+from vxcore.docker.networks import Book, Endpoint, Network, checked_mac, device_of, mac_for, read_options
 from vxcore.docker.protocol import Asked, CreateEndpoint, CreateNetwork, Join, Nothing, OfEndpoint, OfNetwork
 from vxcore.errors import ConfigError
 from vxcore.vtep import Vtep
@@ -177,11 +177,10 @@ class Driver:
             raise
 
     def delete_endpoint(self, asked: OfEndpoint) -> Told:
-        """Of one that is not there nothing is left to delete."""
+        """With its device, which Docker has put back; one that is not known may have one, too."""
+        devices.delete(device_of(asked.endpoint_id))
         network = self._book.networks.get(asked.network_id)
-        endpoint = network.endpoints.pop(asked.endpoint_id, None) if network else None
-        if endpoint is not None:
-            devices.delete(endpoint.device)  # where Docker has put it back
+        if network is not None and network.endpoints.pop(asked.endpoint_id, None) is not None:
             self._book.save()
         return {}
 
@@ -196,18 +195,21 @@ class Driver:
         """A device for the container."""
         network = self._book.require(asked.network_id)
         endpoint = network.require(asked.endpoint_id)
-        devices.make_end(endpoint.device, network.tap, endpoint.mac)
+        device = device_of(endpoint.id)
+        devices.make_end(device, network.tap, endpoint.mac)
         try:
             self._keep(network, structs.replace(endpoint, sandbox=asked.sandbox_key))
         except OSError:
-            devices.delete(endpoint.device)
+            devices.delete(device)
             raise
-        return protocol.joined(endpoint.device, way_out=not network.internal)
+        return protocol.joined(device, way_out=not network.internal)
 
     def leave(self, asked: OfEndpoint) -> Told:
         """Its device is Docker's to take out of the container, and goes with the endpoint."""
-        network = self._book.require(asked.network_id)
-        self._keep(network, structs.replace(network.require(asked.endpoint_id), sandbox=""))
+        network = self._book.networks.get(asked.network_id)
+        endpoint = network.endpoints.get(asked.endpoint_id) if network else None
+        if network and endpoint:
+            self._keep(network, structs.replace(endpoint, sandbox=""))
         return {}
 
 

@@ -69,11 +69,6 @@ class Endpoint(Struct, kw_only=True):
     sandbox: str = ""
     """The file of the container's network namespace; "": it is in none."""
 
-    @property
-    def device(self) -> str:
-        """Its name before Docker moves it into the container."""
-        return f"vxe{self.id[:11]}"
-
 
 class Network(Struct, kw_only=True):
     """A network of Docker's, which is a segment of ours."""
@@ -106,6 +101,11 @@ class Network(Struct, kw_only=True):
         if endpoint_id not in self.endpoints:
             raise ConfigError(f"network {self.short_id}: there is no endpoint {endpoint_id[:12]}")
         return self.endpoints[endpoint_id]
+
+
+def device_of(endpoint_id: str) -> str:
+    """The name of an endpoint's device before Docker moves it into the container."""
+    return f"vxe{endpoint_id[:11]}"
 
 
 def mac_for(address: str, endpoint_id: str) -> str:

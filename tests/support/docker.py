@@ -1,0 +1,293 @@
+"""Docker on a host of a Lan: a daemon of its own, with nothing of this machine's.
+
+Place in the house: above hosts, under the tests of containers. `make test` unpacks the Debian packages beside
+the tests' Python, for their installation would start a daemon; programs that are installed will do as well.
+Daemon and containers live in a PID namespace that ends with the process that made it, whatever happens.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import peers
+from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run, wait_until
+
+UNPACKED = [
+    Path(sys.prefix, package, *where)
+    for package in ("docker.io", "containerd", "busybox-static")
+    for where in (("usr", "bin"), ("usr", "sbin"), ("bin",))
+]
+PATH = os.pathsep.join([*map(str, UNPACKED), peers.SEARCH])
+PEERS = "-o vxcore.peers=192.0.2.1,192.0.2.2"
+BLUE = f"network create -d vxcore --subnet 10.9.0.0/16 -o vxcore.vni=42 {PEERS} blue"
+CGROUPS = Path("/sys/fs/cgroup")
+_numbers = itertools.count()
+
+
+def program(name: str) -> str:
+    """The path of a program of Docker's, or of busybox; skips the test without it, or fails it in CI."""
+    return shutil.which(name, path=PATH) or peers.missing(f"{name} is not there; `make test` unpacks it")
+
+
+def image() -> bytes:
+    """A tar file with busybox and its names, of which containers are made."""
+    busybox = Path(program("busybox"))
+    names = run(str(busybox), "--list").stdout.split()
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for folder in ("bin", "tmp", "etc", "www"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o777
+            tar.addfile(entry)
+        tar.add(busybox, "bin/busybox")
+        for name in set(names) - {"busybox"}:
+            entry = tarfile.TarInfo(f"bin/{name}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(entry)
+    return file.getvalue()
+
+
+class Docker:
+    """Docker on `host`, with its files in `folder`; a context manager."""
+
+    def __init__(self, host: Host, folder: Path, *options: str) -> None:
+        self.host = host
+        self.folder = folder
+        self._options = options
+        self._cgroup = f"vxt{os.getpid()}-{next(_numbers)}"
+        for name in ("docker", "dockerd", "containerd", "runc", "busybox", "iptables"):
+            program(name)
+        self._keeper: subprocess.Popen[str] | None = None
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.vxcore: VtepProcess | None = None
+
+    def __enter__(self) -> Docker:
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
+        """Namespaces of processes and mounts, kept by a process that does nothing, and the daemon in them.
+
+        Not by `ip netns exec`, which would mount a new /sys without the control groups.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        inside = (
+            "mount -t tmpfs none /run && mkdir -p /run/docker/plugins && echo ready && exec sleep infinity"
+        )
+        self._keeper = subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{self.host.namespace}"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                *("sh", "-c", inside),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._keeper.stdout is not None
+        assert self._keeper.stdout.readline() == "ready\n"
+        children = Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children").read_text()
+        self._inside = ("nsenter", "--target", children.split()[0], "--mount", "--net", "--pid")
+        self.start_daemon()
+        loaded = self.command(program("docker"), "import", "-", "busybox", stdin=image())
+        assert loaded.returncode == 0, loaded.stderr
+
+    def start_daemon(self) -> None:
+        """Start Docker, and wait until it answers."""
+        words = (
+            *("--storage-driver", "vfs", "--data-root", str(self.folder / "docker")),
+            *("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", f"/{self._cgroup}"),
+            *("--live-restore", "--shutdown-timeout", "1", *self._options),
+        )
+        environment = {**os.environ, "PATH": PATH}
+        log = (self.folder / "dockerd.log").open("ab")
+        with log:
+            line = [*self._inside, program("dockerd"), *words]
+            self.daemon = _Inside(line, stdout=log, stderr=log, env=environment)
+        wait_until(self._answers, f"dockerd answers; see {log.name}", 60)
+
+    def _answers(self) -> bool:
+        assert self.daemon is not None
+        assert self.daemon.poll() is None, (self.folder / "dockerd.log").read_text()[-2000:]
+        return self.command(program("docker"), "version").returncode == 0
+
+    def stop_daemon(self) -> None:
+        """Stop Docker; containers run on (--live-restore)."""
+        assert self.daemon is not None
+        self.daemon.terminate()
+        self.daemon.wait(DEADLINE_S)
+
+    def command(self, *words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command where Docker is."""
+        done = subprocess.run(
+            [*self._inside, *words],
+            check=False,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=90,
+        )
+        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    def __call__(self, line: str, *words: str) -> str:
+        """What a command of docker's prints: ``docker("network ls")``. Fails if it does."""
+        done = self.command(program("docker"), *shlex.split(line), *words)
+        assert done.returncode == 0, f"docker {line} {' '.join(words)}\n{done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def refuses(self, line: str) -> str:
+        """What a command of docker's says that fails."""
+        done = self.command(program("docker"), *shlex.split(line))
+        assert done.returncode, f"docker {line} did not fail: {done.stdout}"
+        return done.stderr
+
+    def inspect(self, kind: str, name: str) -> Any:
+        """What Docker knows of a network or container."""
+        return json.loads(self(f"{kind} inspect {name}"))[0]
+
+    def sh(self, container: str, line: str) -> str:
+        """Run a line of shell in a container."""
+        return self(f"exec {container} sh -c", line)
+
+    def ping(self, container: str, target: str, count: int = 1) -> None:
+        """Ping, and require an answer to every request, late as it may be."""
+        self(f"exec {container} ping -c {count} -i 0.1 -W 10 {target}")
+
+    def pings(self, container: str, target: str) -> bool:
+        """Whether one ping is answered within a second."""
+        words = ("exec", container, "ping", "-c", "1", "-W", "1", target)
+        return self.command(program("docker"), *words).returncode == 0
+
+    def fetches(self, url: str) -> str:
+        """What a web server says, asked from this host, as soon as it does."""
+        words = (program("busybox"), "wget", "-qO-", url)
+        return str(wait_until(lambda: self.command(*words).stdout, f"{url} answers"))
+
+    # vxcore
+
+    def start_vxcore(self, *options: str, n_segments: int = 0) -> VtepProcess:
+        """`vxcore docker` beside the daemon, until it serves; so many networks are to be back."""
+        state = ("--state", str(self.folder / "networks.json"), "--control", str(self.folder / "c.sock"))
+        words = (sys.executable, "-m", "vxcore", "docker", "--local", self.host.v4, *state, *options)
+        self.vxcore = VtepProcess(_Place(self.host, self._inside), *words[3:], n_segments=n_segments)
+        wait_until(
+            lambda: self.command("test", "-S", "/run/docker/plugins/vxcore.sock").returncode == 0,
+            "the driver has its socket",
+        )
+        return self.vxcore
+
+    def networks(self) -> list[dict[str, Any]]:
+        """What vxcore's file says."""
+        return list(json.loads((self.folder / "networks.json").read_text())["networks"])
+
+    def devices(self) -> set[str]:
+        """Names of the devices of this host that vxcore has made."""
+        links = json.loads(self.host.ip("-j", "link", "show").stdout)
+        return {link["ifname"] for link in links if link["ifname"].startswith(("vxd", "vxe"))}
+
+    def __exit__(self, *why: object) -> None:
+        if self._keeper is not None:
+            self._keeper.kill()
+            self._keeper.communicate()
+        for process in (self.daemon, self.vxcore.process if self.vxcore else None):
+            if process is not None:
+                process.kill()
+                process.communicate()
+        self._forget_groups()
+
+    def _forget_groups(self) -> None:
+        """The control groups, which end when the last process has; not worth a failure."""
+        deadline = time.monotonic() + DEADLINE_S
+        tops = [path for path in (CGROUPS, *CGROUPS.iterdir()) if (path / self._cgroup).is_dir()]
+        while tops and time.monotonic() < deadline:
+            for top in tops:
+                folders = [Path(where) for where, _, _ in os.walk(top / self._cgroup, topdown=False)]
+                for folder in folders:
+                    with suppress(OSError):
+                        folder.rmdir()
+            tops = [top for top in tops if (top / self._cgroup).is_dir()]
+            time.sleep(0.02)
+
+
+class _Inside(subprocess.Popen[Any]):
+    """A process in namespaces: the child of the one that went there, which ends as it does."""
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+                os.kill(int(pid), sig)
+
+
+class _Place(Host):
+    """A host whose processes are started beside its Docker."""
+
+    def __init__(self, host: Host, inside: tuple[str, ...]) -> None:
+        super().__init__(host.namespace, host.number)
+        self._inside = inside
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        line = [*self._inside, *command]
+        return _Inside(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+@contextmanager
+def dockers(hosts: list[Host], folder: Path) -> Iterator[list[Docker]]:
+    """Docker on each of these hosts, started one after the other."""
+    made: list[Docker] = []
+    try:
+        for host in hosts:
+            made.append(Docker(host, folder / f"host{host.number}"))
+            made[-1].__enter__()
+        yield made
+    finally:
+        for each in made:
+            each.__exit__()
+
+
+@contextmanager
+def two_hosts(factory: pytest.TempPathFactory) -> Iterator[list[Docker]]:
+    """Two hosts with Docker and vxcore, for the tests of a module."""
+    with Lan(2) as lan, dockers(lan.hosts, factory.mktemp("docker")) as made:
+        for docker in made:
+            docker.start_vxcore()
+        yield made
+
+
+@contextmanager
+def nothing_left(made: list[Docker]) -> Iterator[None]:
+    """At the end delete all containers and networks, after which vxcore has nothing either."""
+    yield
+    for docker in made:
+        if names := docker("ps -aq").split():
+            docker("rm -f", *names)
+        if names := docker("network ls -q -f driver=vxcore").split():
+            docker("network rm", *names)
+        assert docker.devices() == set()
+        assert docker.networks() == []
+
+
+def blue(made: list[Docker], options: str = "") -> None:
+    """The network blue on each host, and containers c1, 10.9.0.11, and c2, 10.9.0.12, in it."""
+    for docker in made:
+        docker(BLUE)
+        n = docker.host.number
+        docker(f"run -d --name c{n} --network blue --ip 10.9.0.{10 + n} {options} busybox sleep infinity")
