@@ -61,11 +61,19 @@ class Driver:
             log.info("docker: %d networks are back, from %s", len(networks), self._settings.state)
 
     def beside(self, settings: Settings) -> Settings:
-        """Settings that were read again, with the segments of the networks, which stay."""
+        """Settings that were read again, with the segments of the networks, which stay.
+
+        Raises ConfigError when a segment there has the VNI of a network.
+        """
         with self._lock:
-            vnis = {network.vni for network in self._book.networks.values()}
+            taps = {network.vni: network.tap for network in self._book.networks.values()}
         listed = {segment.vni for segment in settings.segments}
-        ours = [each for each in self._vtep.settings.segments if each.vni in vnis - listed]
+        for segment in settings.segments:
+            if taps.get(segment.vni, segment.tap) != segment.tap:
+                raise ConfigError(
+                    f"segment: VNI {segment.vni} is that of a network of Docker's; choose another"
+                )
+        ours = [each for each in self._vtep.settings.segments if each.vni in taps.keys() - listed]
         together = structs.replace(settings, segments=(*settings.segments, *ours))
         config.check(together)
         return together
