@@ -68,6 +68,15 @@ class MacAddress(str):
         return int.from_bytes(self.packed, "big")
 
 
+def mac_of(address: IPv4Address) -> str:
+    """The MAC address of a container with this address: nobody else's in its network, for that is its alone.
+
+    Locally administered, and as Docker's own drivers make it; who has the address next has the MAC address,
+    too, so that no neighbour's cache is wrong.
+    """
+    return format_mac(b"\x02\x42" + address.packed)
+
+
 def parse_mac(text: str) -> bytes:
     """The six bytes of a MAC address, any kind, written with colons or dashes in either case.
 

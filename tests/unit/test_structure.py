@@ -40,7 +40,7 @@ FLOORS = [
     "running",
     "vtep metrics notify confine",
     "control",
-    "docker",
+    "docker cni",
     "daemon",
     "lab",
     "commands",

@@ -1,4 +1,4 @@
-"""The commands that carry frames: up, collect, docker, run; check, of a file; and lab.
+"""The commands that carry frames: up, collect, docker, cni, run; check, of a file; and lab.
 
 Place in the house: among the commands, above config, daemon and lab.
 """
@@ -194,6 +194,17 @@ def docker(arguments: argparse.Namespace) -> int:
     from vxcore import config, daemon
 
     return daemon.serve(config.docker_from_arguments(vars(arguments)))
+
+
+@command(
+    "be a CNI plugin, as `vxcore-cni` is: what to do is in the environment and on standard input",
+    "CNI_COMMAND=VERSION vxcore cni",
+)
+def cni(arguments: argparse.Namespace) -> int:
+    """What runtimes of containers start for each of them; `vxcore-cni` starts faster."""
+    from vxcore.cni import plugin
+
+    return plugin.main()
 
 
 @command(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from vxcore import config
-from vxcore.addresses import IP_FORM, MacAddress
+from vxcore.addresses import IP_FORM, MacAddress, mac_of
 from vxcore.config import IPAddress
 from vxcore.errors import ConfigError, VxcoreError
 from vxcore.files import replacing
@@ -26,7 +26,6 @@ _FORMAT = 1
 _PREFIX = "vxcore."
 _DOCKER_MTU = "com.docker.network.driver.mtu"
 _PEERS = Meta(description=f"addresses with commas between, each {IP_FORM}")
-_OWN_MAC = bytes((0x02, 0x42))  # locally administered, as Docker's own drivers begin theirs
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,9 +108,10 @@ def device_of(endpoint_id: str) -> str:
 
 
 def mac_for(address: str, endpoint_id: str) -> str:
-    """One that no other container of the network has: made of its IPv4 address, for that is its alone."""
-    own = IPv4Interface(address).ip.packed if address else hashlib.sha256(endpoint_id.encode()).digest()[:4]
-    return ":".join(f"{byte:02x}" for byte in _OWN_MAC + own)
+    """One that no other container of the network has."""
+    if address:
+        return mac_of(IPv4Interface(address).ip)
+    return mac_of(IPv4Address(hashlib.sha256(endpoint_id.encode()).digest()[:4]))
 
 
 def checked_mac(mac: str) -> str:

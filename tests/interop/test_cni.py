@@ -1,0 +1,351 @@
+"""The CNI plugin by the protocol itself: containers on two hosts, the reference plugin host-local, and errors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import peers
+from support.hosts import Host, Lan, VtepProcess, run
+
+pytestmark = pytest.mark.usefixtures("root")
+DEBIAN = "/usr/lib/cni"
+_numbers = itertools.count()
+
+
+class Cni:
+    """The plugin on a host with a VTEP, and the network that it is configured for."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host, self.folder = host, folder
+        folder.mkdir(exist_ok=True)
+        self.control = str(folder / "control.sock")
+        self.conf: dict[str, Any] = {
+            "cniVersion": "1.0.0",
+            "name": f"blue{os.getpid()}-{host.number}",
+            "type": "vxcore-cni",
+            "vni": 42,
+            "control": self.control,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": str(folder / "ipam"),
+                "ranges": [
+                    [
+                        {
+                            "subnet": "10.9.0.0/16",
+                            "rangeStart": f"10.9.{host.number}.10",
+                            "rangeEnd": f"10.9.{host.number}.20",
+                            "gateway": f"10.9.{host.number}.1",
+                        }
+                    ],
+                    [{"subnet": f"fd09:0:0:{host.number}::/64"}],
+                ],
+            },
+        }
+        self.containers: list[Host] = []
+
+    def vtep(self, other: Host) -> VtepProcess:
+        remotes = ("--local", self.host.v4, "--remote", other.v4)
+        return VtepProcess(
+            self.host, "up", "--vni", "42", *remotes, "--tap", "vx42", "--control", self.control
+        )
+
+    def ask(
+        self, command: str, conf: dict[str, Any] | bytes | None = None, **environment: str
+    ) -> tuple[int, Any]:
+        """Exit code and what it said; `environment` is without ``CNI_``."""
+        given = {f"CNI_{name}": value for name, value in environment.items()}
+        text = conf if isinstance(conf, bytes) else json.dumps(conf or self.conf).encode()
+        words = [sys.executable, "-c", "import sys; from vxcore.cni.plugin import main; sys.exit(main())"]
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.host.namespace, *words],
+            check=False,
+            input=text,
+            capture_output=True,
+            env={**os.environ, "CNI_COMMAND": command, "CNI_PATH": f"{self.folder}:{DEBIAN}", **given},
+            timeout=60,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None
+
+    def container(self) -> Host:
+        """One without a network."""
+        made = Host(f"{self.host.namespace}c{next(_numbers)}", self.host.number)
+        run("ip", "netns", "add", made.namespace)
+        made.ip("link", "set", "lo", "up")
+        self.containers.append(made)
+        return made
+
+    def of(self, container: Host) -> dict[str, str]:
+        """The environment that names a container."""
+        path = f"/run/netns/{container.namespace}"
+        return {"CONTAINERID": container.namespace, "IFNAME": "eth0", "NETNS": path}
+
+    def add(self, container: Host, **changed: Any) -> dict[str, Any]:
+        code, told = self.ask("ADD", {**self.conf, **changed}, **self.of(container))
+        assert code == 0, told
+        return dict(told)
+
+    def fails(
+        self, command: str, conf: dict[str, Any] | bytes | None = None, **environment: str
+    ) -> tuple[int, str]:
+        """Number and message of an error."""
+        code, told = self.ask(command, conf, **environment)
+        assert code == 1
+        assert told["cniVersion"] in ("0.4.0", "1.0.0", "1.1.0")
+        return told["code"], told["msg"]
+
+    def ends(self) -> list[str]:
+        """The veth ends on this host that are ours."""
+        links = json.loads(self.host.ip("-j", "link", "show").stdout)
+        return [link["ifname"] for link in links if link["ifname"].startswith("vxc")]
+
+    def leases(self) -> list[str]:
+        """Addresses that host-local has given away."""
+        return sorted(path.name for path in self.folder.glob("ipam/*/*") if path.name[:1].isdigit())
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[list[Cni]]:
+    """Two hosts with a VTEP each; one of the commands has not run yet."""
+    if not Path(DEBIAN, "host-local").exists():
+        peers.missing("the CNI plugin host-local is not there; `make test` installs it")
+    made: list[Cni] = []
+    with Lan(2) as lan:
+        try:
+            for host, other in (lan.hosts, lan.hosts[::-1]):
+                made.append(Cni(host, tmp_path / f"h{host.number}"))
+                made[-1].vtep(other)
+            yield made
+        finally:
+            for container in [container for cni in made for container in cni.containers]:
+                run("ip", "netns", "delete", container.namespace, check=False)
+
+
+def test_containers_of_two_hosts_and_of_one_reach_each_other(two: list[Cni]) -> None:
+    one, other = two
+    here, beside, there = one.container(), one.container(), other.container()
+    told = one.add(here)
+    one.add(beside)
+    other.add(there)
+    address, address6 = (ip["address"] for ip in told["ips"])
+    assert address == "10.9.1.10/16"
+    assert [each["name"] for each in told["interfaces"]] == ["vxbr42", *one.ends()[:1], "eth0"] or len(
+        one.ends()
+    ) == 2
+    assert told["interfaces"][2] == {
+        "name": "eth0",
+        "mac": "02:42:0a:09:01:0a",
+        "sandbox": f"/run/netns/{here.namespace}",
+    }
+    assert {ip["interface"] for ip in told["ips"]} == {2}
+    assert here.mac("eth0") == "02:42:0a:09:01:0a"
+    assert here.mtu("eth0") == 1450
+    there.ping(address.partition("/")[0])
+    beside.ping(address.partition("/")[0])
+    beside.ping(address6.partition("/")[0])
+    there.transfer(here, "10.9.1.10", "tcp", 1_000_000)
+
+
+def test_what_is_added_is_checked_and_deleted(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    previous = one.add(container)
+    conf = {**one.conf, "prevResult": previous}
+    assert one.ask("CHECK", conf, **one.of(container)) == (0, None)
+    assert len(one.leases()) == 1
+    container.ip("address", "delete", "10.9.1.10/16", "dev", "eth0")
+    assert one.fails("CHECK", conf, **one.of(container)) == (101, "eth0: it has not 10.9.1.10/16 any more")
+    one.host.ip("link", "set", "vx42", "nomaster")
+    assert one.fails("CHECK", conf, **one.of(container)) == (101, "vx42: it is not in vxbr42 any more")
+    for _ in range(2):  # as often as a runtime likes
+        assert one.ask("DEL", conf, **one.of(container)) == (0, None)
+    assert one.ends() == []
+    assert one.leases() == []
+
+
+def test_a_container_that_is_gone_can_be_deleted(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    one.add(container)
+    run("ip", "netns", "delete", container.namespace)
+    assert one.ask("DEL", CONTAINERID=container.namespace, IFNAME="eth0") == (0, None)
+    assert (one.ends(), one.leases()) == ([], [])
+
+
+def test_the_bridge_is_the_gateway_when_it_is_to_be(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    one.add(container, isDefaultGateway=True)
+    container.ping("10.9.1.1")
+    container.ping(one.host.v4)  # through the gateway
+    routes = json.loads(container.ip("-j", "route").stdout)
+    assert [route["gateway"] for route in routes if route["dst"] == "default"] == ["10.9.1.1"]
+
+
+def test_routes_and_the_mac_address_that_the_user_chose(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    ipam = {**one.conf["ipam"], "routes": [{"dst": "10.50.0.0/16", "gw": "10.9.1.77"}]}
+    told = one.add(container, ipam=ipam, runtimeConfig={"mac": "02:00:00:00:00:07"})
+    assert container.mac("eth0") == "02:00:00:00:00:07"
+    assert told["routes"] == [{"dst": "10.50.0.0/16", "gw": "10.9.1.77"}]
+    assert "via 10.9.1.77" in container.ip("route").stdout
+
+
+def test_without_addresses_it_is_a_cable(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    told = one.add(container, ipam={})
+    assert told["ips"] == []
+    assert "UP" in container.ip("link", "show", "eth0").stdout
+
+
+def test_after_another_plugin_of_a_chain(two: list[Cni]) -> None:
+    one, _ = two
+    before = {
+        "interfaces": [{"name": "net0", "sandbox": "/x"}],
+        "ips": [{"address": "10.1.0.2/24", "interface": 0}],
+        "dns": {"nameservers": ["10.1.0.1"]},
+    }
+    told = one.add(one.container(), prevResult=before)
+    assert [each["name"] for each in told["interfaces"]] == ["net0", "vxbr42", *one.ends(), "eth0"]
+    assert [ip["interface"] for ip in told["ips"]] == [0, 3, 3]
+    assert told["dns"] == before["dns"]
+
+
+def test_a_failure_leaves_nothing(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    container.ip("link", "add", "eth0", "type", "bridge")
+    code, message = one.fails("ADD", **one.of(container))
+    assert (code, "File exists" in message) == (100, True)
+    assert (one.ends(), one.leases()) == ([], [])
+
+
+def test_what_is_wrong_is_said_by_its_number(two: list[Cni]) -> None:
+    one, _ = two
+    of = one.of(one.container())
+    conf = one.conf
+    assert one.fails("FLY")[0] == 4
+    assert one.fails("ADD", {**conf, "cniVersion": "9.0.0"}, **of)[0] == 1
+    assert one.fails("STATUS")[0] == 1  # this one is since 1.1.0
+    assert one.fails("ADD", {**conf, "ipMasq": True}, **of) == (
+        2,
+        "ipMasq: vxcore does not know it; leave it out",
+    )
+    assert one.fails("ADD", **{**of, "CONTAINERID": "../x"})[0] == 4
+    assert one.fails("ADD", **{**of, "IFNAME": "a/b"})[0] == 4
+    assert one.fails("ADD", **{**of, "NETNS": ""})[0] == 4
+    assert one.fails("ADD", b"{", **of)[0] == 6
+    assert one.fails("ADD", b"[]", **of)[0] == 6
+    for wrong in (
+        {"vni": "42"},
+        {"vni": 1 << 24},
+        {"name": "a/b"},
+        {"ipam": []},
+        {"bridge": "vx42"},
+        {"vni": 43},
+    ):
+        assert one.fails("ADD", {**conf, **wrong}, **of)[0] == 7, wrong
+    assert one.fails("ADD", {**conf, "runtimeConfig": {"mac": "01:00:00:00:00:00"}}, **of)[0] == 7
+    assert one.fails("CHECK", **of) == (7, "prevResult: missing; CHECK is about what ADD has said")
+    assert one.fails("ADD", {**conf, "ipam": {"type": "nosuch"}}, **of)[0] == 4
+    nobody = {**conf, "control": str(one.folder / "nobody.sock")}
+    code, message = one.fails("ADD", nobody, **of)
+    assert (code, "no vxcore answers here" in message) == (11, True)
+    assert (one.ends(), one.leases()) == ([], [])
+
+
+def test_what_the_delegate_says_is_said(two: list[Cni]) -> None:
+    one, _ = two
+    ipam = {
+        **one.conf["ipam"],
+        "ranges": [[{"subnet": "10.9.0.0/16", "rangeStart": "10.9.0.5", "rangeEnd": "10.9.0.5"}]],
+    }
+    one.add(one.container(), ipam=ipam)
+    code, message = one.fails("ADD", {**one.conf, "ipam": ipam}, **one.of(one.container()))
+    assert message.startswith("ipam host-local: ")
+    assert "no IP addresses available" in message
+    assert len(one.ends()) == 1
+
+
+# What is new in 1.1, with a delegate that knows it
+
+DELEGATE = """\
+#!/bin/sh
+cat > /dev/null
+echo "$CNI_COMMAND" >> "$0.log"
+[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.9/16"}]}'
+"""
+
+
+@pytest.fixture
+def newest(two: list[Cni]) -> Cni:
+    one, _ = two
+    delegate = one.folder / "nine"
+    delegate.write_text(DELEGATE)
+    delegate.chmod(0o755)
+    one.conf |= {"cniVersion": "1.1.0", "ipam": {"type": "nine"}}
+    return one
+
+
+def test_status(newest: Cni) -> None:
+    assert newest.ask("STATUS") == (0, None)
+    assert (newest.folder / "nine.log").read_text() == "STATUS\n"
+    assert newest.fails("STATUS", {**newest.conf, "vni": 43})[0] == 50
+    assert newest.fails("STATUS", {**newest.conf, "control": "/nosuch/x.sock"})[0] == 50
+
+
+def test_what_nobody_has_any_more_is_collected(newest: Cni) -> None:
+    kept, gone = newest.container(), newest.container()
+    for container in (kept, gone):
+        newest.add(container)
+    (before, *_) = newest.ends()
+    assert newest.fails("GC")[0] == 7
+    valid = [{"containerID": kept.namespace, "ifname": "eth0"}]
+    foreign = {**newest.conf, "name": "red", "cni.dev/valid-attachments": []}
+    assert newest.ask("GC", foreign) == (0, None)
+    assert len(newest.ends()) == 2
+    assert newest.ask("GC", {**newest.conf, "cni.dev/valid-attachments": valid}) == (0, None)
+    assert newest.ends() == [before]
+    assert json.loads(kept.ip("-j", "link", "show", "eth0").stdout)
+
+
+def test_versions(two: list[Cni]) -> None:
+    told = {"cniVersion": "1.1.0", "supportedVersions": ["0.4.0", "1.0.0", "1.1.0"]}
+    assert two[0].ask("VERSION") == (0, told)
+
+
+def test_it_starts_fast() -> None:
+    """In processor time, for this machine may have more to do."""
+    program = shutil.which("vxcore-cni", path=str(Path(sys.executable).parent))
+    words = [program] if program else [sys.executable, "-c", "from vxcore.cni.plugin import main; main()"]
+
+    def took() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            words, check=True, env={**os.environ, "CNI_COMMAND": "VERSION"}, stdout=subprocess.DEVNULL
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(took() for _ in range(5)) < 0.15
+
+
+def test_it_imports_nothing_heavy() -> None:
+    line = "import sys, vxcore.cni.plugin; print(*sys.modules)"
+    modules = set(run(sys.executable, "-c", line).stdout.split())
+    assert (
+        modules & {"numpy", "msgspec", "pyroute2", "asyncio", "argparse", "subprocess", "vxcore.config"}
+        == set()
+    )
