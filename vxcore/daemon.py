@@ -24,6 +24,7 @@ from vxcore.notify import ServiceManager, Watchdog
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
+    from vxcore.docker.driver import Driver
     from vxcore.engine import Traffic
     from vxcore.vtep import Vtep
 
@@ -94,10 +95,10 @@ def serve(
     with (
         _blocked(signals),
         (vtep_factory or _engine_vtep)(settings) as vtep,
-        _docker(vtep, settings) as beside,
+        _docker(vtep, settings) as driver,
     ):
         started = time.monotonic()
-        again = None if reload is None else partial(_apply, vtep, lambda: beside(reload()), manager)
+        again = None if reload is None else _again(vtep, reload, manager, driver)
         with _controlled(vtep, settings, again, file), _metrics(vtep, settings):
             _announce(vtep.describe())
             manager.ready(_status(vtep))
@@ -113,16 +114,20 @@ def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
     return Vtep(settings)
 
 
-@contextmanager
-def _docker(vtep: RunningVtep, settings: Settings) -> Iterator[Callable[[Settings], Settings]]:
-    """Docker's driver, if it is to be served; what puts its networks beside settings that are read again."""
+def _docker(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[Driver | None]:
+    """Docker's driver, if it is to be served."""
     if settings.docker is None:
-        yield lambda settings: settings
-        return
+        return nullcontext()
     from vxcore.docker.server import serving
 
-    with serving(cast("Vtep", vtep), settings.docker) as driver:
-        yield driver.beside
+    return serving(cast("Vtep", vtep), settings.docker)
+
+
+def _again(vtep: RunningVtep, reload: Reload, manager: ServiceManager, driver: Driver | None) -> Again:
+    """What SIGHUP does; Docker's networks stay beside what the file says."""
+    if driver is None:
+        return partial(_apply, vtep, reload, manager)
+    return driver.alone(partial(_apply, vtep, lambda: driver.beside(reload()), manager))
 
 
 def _controlled(

@@ -54,7 +54,11 @@ class Plugin:
     def start(self, *command: str, n_segments: int = 0) -> None:
         words = command or ("docker", "--local", self.host.v4, "--peer", "192.0.2.2", *self.options)
         self.vtep = VtepProcess(self.host, *words, n_segments=n_segments)
-        wait_until(self.socket.exists, "the plugin has its socket")
+        wait_until(self._listens, "the plugin listens")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self.socket)) == 0
 
     def post(self, method: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
         """Status and reply of a request."""
@@ -287,6 +291,22 @@ def test_a_container_that_ended_meanwhile_is_forgotten(plugin: Plugin, container
     assert plugin.file()[0]["endpoints"] == {}
     for method in ("Leave", "DeleteEndpoint"):  # as Docker says when it can
         assert plugin(method) == {}
+
+
+def test_one_network_that_cannot_be_back_does_not_keep_others_away(plugin: Plugin) -> None:
+    plugin.create("a" * 64, vni="7")
+    plugin.create("b" * 64, vni="8")
+    plugin.vtep.stop()
+    plugin.host.ip("link", "delete", "vxd7")
+    plugin.host.ip("link", "add", "vxd7", "type", "bridge")
+    plugin.start(n_segments=1)
+    assert plugin.vtep.ready[0].startswith("ready vni 8 tap vxd8 ")
+    assert plugin("CreateEndpoint", NetworkID="b" * 64)["Interface"]
+    assert "Err" not in plugin("Join", NetworkID="b" * 64)
+    plugin.host.ip("link", "delete", "vxd7")
+    for network in "ab":
+        assert plugin("DeleteNetwork", NetworkID=network * 64) == {}
+    assert plugin.file() == []
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ UP = ["up", "--vni", "42", "--tap", "vx42", "--remote", "192.0.2.2"]
         ([*UP, "--control", "x"], '--control x: a path with a /, such as "/run/vxcore/blue.sock", or "none"'),
         ([*UP, "--unknown-unicast", "often"], '--unknown-unicast often: "flood", "drop", "ask", or a table'),
         (["up", "--vnii"], "the following arguments are required: --vni (see vxcore up --help)"),
+        (["docker"], "--local: missing; without a remote it must be given: an IPv4 or IPv6 address"),
+        (["docker", "--local", "192.0.2.1", "--peer", "x"], "--peer x: is not an IP address"),
+        (["docker", "--local", "192.0.2.1", "--vni", "9-1"], "--vni 9-1: "),
+        (["docker", "--local", "192.0.2.1", "--plugin", "x"], '--plugin x: a path such as "/run/docker/'),
         (["run", "/nosuch.toml"], "/nosuch.toml: cannot be read: No such file or directory"),
         (["lab", "--hosts", "1"], "an integer from 2 up"),
     ],
@@ -80,6 +84,20 @@ def test_options_arrive_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.segments[0].learning, settings.underlay.udpcsum) == (False, True)
     assert (settings.control.socket, settings.segments[0].source) == ("none", "any")
     assert settings.segments[0].multicast == config.Rate(rate=9, burst=3)
+
+
+def test_the_options_of_docker_arrive_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[config.Settings] = []
+    monkeypatch.setattr(daemon, "serve", lambda settings: seen.append(settings) or 0)
+    options = (
+        "--local 192.0.2.1 --peer 192.0.2.2 --peer 192.0.2.3 --vni 7-9 --plugin /p.sock --state /s --lanes 2"
+    )
+    assert cli.main(["docker", *options.split()]) == 0
+    (settings,) = seen
+    assert settings.docker is not None
+    assert [str(peer) for peer in settings.docker.peers] == ["192.0.2.2", "192.0.2.3"]
+    assert (settings.docker.vnis, settings.docker.plugin, settings.docker.state) == ("7-9", "/p.sock", "/s")
+    assert (settings.lanes.count, settings.segments) == (2, ())
 
 
 def test_the_control_socket_of_a_file_gives_way_to_the_options(

@@ -10,6 +10,7 @@ import ctypes
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
@@ -93,10 +94,11 @@ class Netlink:
     def link(self, name: str) -> Link | None:
         """The device of that name, or None."""
         try:
-            index = socket.if_nametoindex(name)
+            number = socket.if_nametoindex(name)
+            (body,) = self._ask(_GETLINK, _ACK, _LINK.pack(0, 0, number, 0, 0), name)
         except OSError:
             return None
-        return next((link for link in self.links() if link.number == index), None)
+        return _link(body)
 
     def add_bridge(self, name: str, mtu: int) -> None:
         """Make a bridge, without an address of its own."""
@@ -211,7 +213,7 @@ def _link(body: bytes) -> Link:
         value.rstrip(b"\0").decode()
         for value in (own[_IFLA_IFNAME], info.get(_INFO_KIND, b""), own.get(_IFLA_IFALIAS, b""))
     )
-    mtu, master = (int.from_bytes(own.get(key, b""), "little") for key in (_IFLA_MTU, _IFLA_MASTER))
+    mtu, master = (int.from_bytes(own.get(key, b""), sys.byteorder) for key in (_IFLA_MTU, _IFLA_MASTER))
     return Link(
         index, name, own.get(_IFLA_ADDRESS, b"").hex(":"), mtu, master, kind, alias, bool(flags & _IFF_UP)
     )

@@ -22,7 +22,7 @@ from vxcore.config import Settings
 from vxcore.docker import devices, protocol
 from vxcore.docker.networks import Book, Endpoint, Network, checked_mac, device_of, mac_for, read_options
 from vxcore.docker.protocol import Asked, CreateEndpoint, CreateNetwork, Join, Nothing, OfEndpoint, OfNetwork
-from vxcore.errors import ConfigError
+from vxcore.errors import ConfigError, VxcoreError
 from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -34,13 +34,14 @@ A = TypeVar("A", bound=Asked)
 class Driver:
     """Docker's networks on a VTEP that runs. Its networks are there when it is made.
 
-    Raises VxcoreError for a state file that is none, OSError when a device cannot be had. Methods may be
-    called from any thread.
+    One that cannot be is told of in the log, and the others do not suffer. Raises VxcoreError for a state
+    file that is none, OSError when it cannot be written. Methods may be called from any thread, `beside` in a
+    call that is `alone`.
     """
 
     def __init__(self, vtep: Vtep, settings: config.Docker) -> None:
         self._vtep, self._settings = vtep, settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._book = Book(settings.state)
         self._multi_queue = vtep.settings.lanes.count > 1
         self._restore()
@@ -55,18 +56,29 @@ class Driver:
             for endpoint in list(network.endpoints.values()):
                 if endpoint.sandbox and not Path(endpoint.sandbox).exists():
                     del network.endpoints[endpoint.id]
-            self._open(network)
+            try:
+                self._open(network)
+            except (VxcoreError, OSError) as error:
+                log.error("docker: network %s carries nothing: %s", network.short_id, _reason(error))
         if networks:
             self._book.save()
             log.info("docker: %d networks are back, from %s", len(networks), self._settings.state)
+
+    def alone(self, call: Callable[[], None]) -> Callable[[], None]:
+        """The call, while no request of Docker's is done."""
+
+        def without_others() -> None:
+            with self._lock:
+                call()
+
+        return without_others
 
     def beside(self, settings: Settings) -> Settings:
         """Settings that were read again, with the segments of the networks, which stay.
 
         Raises ConfigError when a segment there has the VNI of a network.
         """
-        with self._lock:
-            taps = {network.vni: network.tap for network in self._book.networks.values()}
+        taps = {network.vni: network.tap for network in self._book.networks.values()}
         listed = {segment.vni for segment in settings.segments}
         for segment in settings.segments:
             if taps.get(segment.vni, segment.tap) != segment.tap:
@@ -147,13 +159,18 @@ class Driver:
 
     def delete_network(self, asked: OfNetwork) -> Told:
         """Of one that is not there nothing is left to delete."""
-        network = self._book.networks.pop(asked.network_id, None)
+        network = self._book.networks.get(asked.network_id)
         if network is None:
             return {}
-        if any(segment.vni == network.vni for segment in self._vtep.settings.segments):
+        if any(segment.tap == network.tap for segment in self._vtep.settings.segments):
             self._vtep.remove_segment(network.vni)
         devices.delete(network.tap)
-        self._book.save()
+        del self._book.networks[network.id]
+        try:
+            self._book.save()
+        except OSError:  # it is asked for again
+            self._book.networks[network.id] = network
+            raise
         log.info("docker: network %s is gone", network.short_id)
         return {}
 
@@ -219,6 +236,10 @@ class Driver:
         if network and endpoint:
             self._keep(network, structs.replace(endpoint, sandbox=""))
         return {}
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _listed(network: Network) -> str:
