@@ -22,7 +22,8 @@ FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
 LIB = /usr/lib/$(shell uname -m)-linux-gnu
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
 	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish \
-	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins
+	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins \
+	$(LIB)/libgpgme.so.11=libgpgme11 $(LIB)/libsubid.so.4=libsubid4 $(LIB)/libglib-2.0.so.0=libglib2.0-0
 
 # A browser, and what the pages of Debian's Prometheus are made of.
 JS := /usr/share/javascript
@@ -44,7 +45,7 @@ UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-
 BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common
 
 # What would start daemons when it is installed, and a busybox that is static whatever else is here.
-UNPACKED := prometheus docker.io containerd busybox-static
+UNPACKED := prometheus docker.io containerd podman conmon busybox-static
 
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from support.docker import Docker, dockers, program
+from support.docker import Docker, dockers
 from support.hosts import Lan
+from support.rooms import program
 from support.tree import ROOT
 
 from vxcore import config

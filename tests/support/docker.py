@@ -1,21 +1,16 @@
 """Docker on a host of a Lan: a daemon of its own, with nothing of this machine's.
 
-Place in the house: above hosts, under the tests of containers. `make test` unpacks the Debian packages beside
-the tests' Python, for their installation would start a daemon; programs that are installed will do as well.
-Daemon and containers live in a PID namespace that ends with the process that made it, whatever happens.
+Place in the house: above rooms, under the tests of containers.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,42 +19,13 @@ from typing import Any
 
 import pytest
 
-from support import peers
-from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run, wait_until
+from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, wait_until
+from support.rooms import PATH, Room, image, program
 
-UNPACKED = [
-    Path(sys.prefix, package, *where)
-    for package in ("docker.io", "containerd", "busybox-static")
-    for where in (("usr", "bin"), ("usr", "sbin"), ("bin",))
-]
-PATH = os.pathsep.join([*map(str, UNPACKED), peers.SEARCH])
 PEERS = "-o vxcore.peers=192.0.2.1,192.0.2.2"
 BLUE = f"network create -d vxcore --subnet 10.9.0.0/16 -o vxcore.vni=42 {PEERS} blue"
 CGROUPS = Path("/sys/fs/cgroup")
 _numbers = itertools.count()
-
-
-def program(name: str) -> str:
-    """The path of a program of Docker's, or of busybox; skips the test without it, or fails it in CI."""
-    return shutil.which(name, path=PATH) or peers.missing(f"{name} is not there; `make test` unpacks it")
-
-
-def image() -> bytes:
-    """A tar file with busybox and its names, of which containers are made."""
-    busybox = Path(program("busybox"))
-    names = run(str(busybox), "--list").stdout.split()
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for folder in ("bin", "tmp", "etc", "www"):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o777
-            tar.addfile(entry)
-        tar.add(busybox, "bin/busybox")
-        for name in set(names) - {"busybox"}:
-            entry = tarfile.TarInfo(f"bin/{name}")
-            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(entry)
-    return file.getvalue()
 
 
 class Docker:
@@ -72,7 +38,7 @@ class Docker:
         self._cgroup = f"vxt{os.getpid()}-{next(_numbers)}"
         for name in ("docker", "dockerd", "containerd", "runc", "busybox", "iptables"):
             program(name)
-        self._keeper: subprocess.Popen[str] | None = None
+        self._room: Room | None = None
         self.daemon: subprocess.Popen[bytes] | None = None
         self.vxcore: VtepProcess | None = None
 
@@ -85,27 +51,8 @@ class Docker:
         return self
 
     def _open(self) -> None:
-        """Namespaces of processes and mounts, kept by a process that does nothing, and the daemon in them.
-
-        Not by `ip netns exec`, which would mount a new /sys without the control groups.
-        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        inside = (
-            "mount -t tmpfs none /run && mkdir -p /run/docker/plugins && echo ready && exec sleep infinity"
-        )
-        self._keeper = subprocess.Popen(
-            [
-                *("nsenter", f"--net=/run/netns/{self.host.namespace}"),
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                *("sh", "-c", inside),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._keeper.stdout is not None
-        assert self._keeper.stdout.readline() == "ready\n"
-        children = Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children").read_text()
-        self._inside = ("nsenter", "--target", children.split()[0], "--mount", "--net", "--pid")
+        self._room = Room(self.host)
         self.start_daemon()
         loaded = self.command(program("docker"), "import", "-", "busybox", stdin=image())
         assert loaded.returncode == 0, loaded.stderr
@@ -120,8 +67,10 @@ class Docker:
         environment = {**os.environ, "PATH": PATH}
         log = (self.folder / "dockerd.log").open("ab")
         with log:
-            line = [*self._inside, program("dockerd"), *words]
-            self.daemon = _Inside(line, stdout=log, stderr=log, env=environment)
+            assert self._room is not None
+            self.daemon = self._room.start(
+                program("dockerd"), *words, stdout=log, stderr=log, env=environment
+            )
         wait_until(self._answers, f"dockerd answers; see {log.name}", 60)
 
     def _answers(self) -> bool:
@@ -137,16 +86,8 @@ class Docker:
 
     def command(self, *words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command where Docker is."""
-        done = subprocess.run(
-            [*self._inside, *words],
-            check=False,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            timeout=90,
-        )
-        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+        assert self._room is not None
+        return self._room.command(*words, stdin=stdin)
 
     def __call__(self, line: str, *words: str) -> str:
         """What a command of docker's prints: ``docker("network ls")``. Fails if it does."""
@@ -188,7 +129,7 @@ class Docker:
         """`vxcore docker` beside the daemon, until it serves; so many networks are to be back."""
         state = ("--state", str(self.folder / "networks.json"), "--control", str(self.folder / "c.sock"))
         words = (sys.executable, "-m", "vxcore", "docker", "--local", self.host.v4, *state, *options)
-        self.vxcore = VtepProcess(_Place(self.host, self._inside), *words[3:], n_segments=n_segments)
+        self.vxcore = VtepProcess(_Place(self.host, self._room), *words[3:], n_segments=n_segments)
         wait_until(
             lambda: self.command("test", "-S", "/run/docker/plugins/vxcore.sock").returncode == 0,
             "the driver has its socket",
@@ -205,9 +146,8 @@ class Docker:
         return {link["ifname"] for link in links if link["ifname"].startswith(("vxd", "vxe"))}
 
     def __exit__(self, *why: object) -> None:
-        if self._keeper is not None:
-            self._keeper.kill()
-            self._keeper.communicate()
+        if self._room is not None:
+            self._room.close()
         for process in (self.daemon, self.vxcore.process if self.vxcore else None):
             if process is not None:
                 process.kill()
@@ -228,25 +168,17 @@ class Docker:
             time.sleep(0.02)
 
 
-class _Inside(subprocess.Popen[Any]):
-    """A process in namespaces: the child of the one that went there, which ends as it does."""
-
-    def send_signal(self, sig: int) -> None:
-        if self.poll() is None:
-            for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
-                os.kill(int(pid), sig)
-
-
 class _Place(Host):
     """A host whose processes are started beside its Docker."""
 
-    def __init__(self, host: Host, inside: tuple[str, ...]) -> None:
+    def __init__(self, host: Host, room: Room) -> None:
         super().__init__(host.namespace, host.number)
-        self._inside = inside
+        self._room = room
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
-        line = [*self._inside, *command]
-        return _Inside(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        return self._room.start(
+            *command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        )
 
 
 @contextmanager
