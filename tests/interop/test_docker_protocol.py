@@ -29,7 +29,7 @@ class Connection(http.client.HTTPConnection):
     """HTTP on a Unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=15)
+        super().__init__("localhost", timeout=60)
         self._path = path
 
     def connect(self) -> None:
@@ -54,7 +54,7 @@ class Plugin:
     def start(self, *command: str, n_segments: int = 0) -> None:
         words = command or ("docker", "--local", self.host.v4, "--peer", "192.0.2.2", *self.options)
         self.vtep = VtepProcess(self.host, *words, n_segments=n_segments)
-        wait_until(self._listens, "the plugin listens")
+        wait_until(self._listens, "the plugin listens", 60)
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -303,10 +303,10 @@ def test_one_network_that_cannot_be_back_does_not_keep_others_away(plugin: Plugi
     assert plugin.vtep.ready[0].startswith("ready vni 8 tap vxd8 ")
     assert plugin("CreateEndpoint", NetworkID="b" * 64)["Interface"]
     assert "Err" not in plugin("Join", NetworkID="b" * 64)
-    plugin.host.ip("link", "delete", "vxd7")
     for network in "ab":
         assert plugin("DeleteNetwork", NetworkID=network * 64) == {}
     assert plugin.file() == []
+    assert plugin.devices() - {DEVICE} == {"vxd7"}  # which is somebody else's
 
 
 @pytest.mark.parametrize(
@@ -324,6 +324,36 @@ def test_a_file_that_is_none_stops_it(lan: Lan, tmp_path: Path, text: str, said:
     assert done.returncode == 1
     assert said in done.stderr
     assert plugin.state.read_text() == text
+
+
+def test_several_lanes_find_their_queues_again(lan: Lan, tmp_path: Path) -> None:
+    plugin = Plugin(lan.hosts[0], tmp_path / "one")
+    words = ("docker", "--local", plugin.host.v4, "--lanes", "2", *plugin.options)
+    plugin.start(*words)
+    plugin("CreateNetwork")
+    plugin.vtep.stop()
+    plugin.start(*words, n_segments=1)
+    assert "Err" not in plugin("CreateEndpoint")
+    assert "Err" not in plugin("Join")
+
+
+def test_it_works_confined(lan: Lan, tmp_path: Path) -> None:
+    plugin = Plugin(lan.hosts[0], tmp_path / "one")
+    file = tmp_path / "vx.toml"
+    file.write_text(f"""
+[underlay]
+local = "192.0.2.1"
+[control]
+socket = "none"
+[process]
+[docker]
+plugin = "{plugin.socket}"
+state = "{plugin.state}"
+""")
+    plugin.start("run", str(file))
+    for each in RECORDED:
+        assert "Err" not in plugin(each["method"])
+    assert "system calls are filtered" in plugin.vtep.stop()
 
 
 def test_two_cannot_have_one_socket(plugin: Plugin) -> None:

@@ -133,6 +133,7 @@ class Docker:
         wait_until(
             lambda: self.command("test", "-S", "/run/docker/plugins/vxcore.sock").returncode == 0,
             "the driver has its socket",
+            60,
         )
         return self.vxcore
 

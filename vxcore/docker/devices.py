@@ -60,6 +60,14 @@ def make_tap(name: str, network_id: str, *, multi_queue: bool) -> None:
         route.link("set", index=index, state="up")
 
 
+def delete_tap(name: str, network_id: str) -> None:
+    """Delete the TAP of a network; one that is not there, or is somebody else's, is no error."""
+    with _links(name) as route:
+        link = _find(route, name)
+        if link is not None and link.get_attr("IFLA_IFALIAS") == _ALIAS + network_id:
+            route.link("del", index=link["index"])
+
+
 def _make_persistent(name: str, multi_queue: bool) -> None:
     fd = open_tun(name, multi_queue)
     try:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import structs
@@ -28,7 +28,6 @@ from vxcore.vtep import Vtep
 log = logging.getLogger("vxcore")
 
 Told = dict[str, Any]
-A = TypeVar("A", bound=Asked)
 
 
 class Driver:
@@ -152,7 +151,7 @@ class Driver:
         if taken is not None and taken.tap != network.tap:
             raise ConfigError(f"vxcore.vni: {network.vni} is the VNI of a [[segment]]; choose another")
         devices.make_tap(network.tap, network.id, multi_queue=self._multi_queue)
-        undo.callback(devices.delete, network.tap)
+        undo.callback(devices.delete_tap, network.tap, network.id)
         if taken is None:
             self._vtep.add_segment(**network.segment)
             undo.callback(self._vtep.remove_segment, network.vni)
@@ -164,7 +163,7 @@ class Driver:
             return {}
         if any(segment.tap == network.tap for segment in self._vtep.settings.segments):
             self._vtep.remove_segment(network.vni)
-        devices.delete(network.tap)
+        devices.delete_tap(network.tap, network.id)
         del self._book.networks[network.id]
         try:
             self._book.save()
