@@ -756,8 +756,12 @@ class Engine:
         with self._lock:
             return self._totals()
 
+    def lane_drops(self) -> dict[int, int]:
+        """Packets that lanes have dropped, by verdict: quicker than ``totals``, which asks the kernel too."""
+        return dict(_sum(lane.drops() for lane in self._lanes))
+
     def _totals(self) -> dict[str, Any]:
-        counts = _sum(lane.drops() for lane in self._lanes)
+        counts = Counter(self.lane_drops())
         below = [*self._udps, *self._xdps, self._endpoints]
         counts[Verdict.UNDERLAY_OVERRUN] += sum(each.overruns() for each in below)
         counts[Verdict.OVERLAY_OVERRUN] += self._overlay_overruns()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 from vxcore.config import Control
 from vxcore.control import MAX_LINE
@@ -64,6 +65,8 @@ class Server:
         self._worker = Worker(operated)
         self._clients: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._failed)
+        self._shut = False
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="vxcore-control", daemon=True)
 
@@ -92,6 +95,7 @@ class Server:
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._shut = False
         session = Session(self._worker, reader, writer)
         self._clients.add(task)
         try:
@@ -102,6 +106,15 @@ class Server:
             log.exception("control socket: a client")
         finally:
             self._clients.discard(task)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Told of what asyncio meets: clients that it cannot take, until there are descriptors again, say."""
+        error = context.get("exception")
+        if not isinstance(error, OSError):
+            loop.default_exception_handler(context)
+        elif not self._shut:
+            self._shut = True
+            log.warning("control socket: no client is let in for now: %s", os.strerror(error.errno or 0))
 
     def _refusal(self, peer: Peer) -> HangUpError | None:
         """Why a client may not come in."""

@@ -1,7 +1,7 @@
 # What a lane and its ports say to each other. A port is an endpoint of packets; each kind is a module
 # of its own (tap, udp, ...) that fills in one of the two tables of functions below. `state` is the
 # port's own; all functions are called by the one lane that owns the port.
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, errno
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -229,8 +229,13 @@ cdef inline int send_one_now(Patience *p, int fd, const msghdr *msg) noexcept no
     return 0
 
 
+cdef inline bint is_shortage(int error) noexcept nogil:
+    """Whether a call failed for want of room or memory: the port is well, and the next call may succeed."""
+    return error == EAGAIN or error == ENOBUFS or error == ENOMEM
+
+
 cdef inline Verdict underlay_verdict(int error) noexcept nogil:
     """Why a packet was not sent."""
     if error == EMSGSIZE:
         return TOO_BIG
-    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
+    return UNDERLAY_FULL if is_shortage(error) else UNDERLAY_REFUSED
