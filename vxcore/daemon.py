@@ -26,7 +26,7 @@ from vxcore.troubles import Troubles
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
-    from vxcore.engine import Traffic
+    from vxcore.engine import RemoteTraffic, Traffic
     from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -51,6 +51,9 @@ class RunningVtep(Protocol):
 
     def traffic(self) -> Traffic:
         """What each segment carried, and all together."""
+
+    def remote_traffic(self) -> RemoteTraffic:
+        """What each remote sent and got."""
 
     def turns(self) -> list[int]:
         """How often the loop of each lane has turned, at least once a second."""

@@ -235,7 +235,8 @@ cdef void describe(vx_vnet_tunnel *h, const Template *t, const vx_vnet *vnet,
 cdef void report(State *s, const Heading *heading, const Piece *piece, int error) noexcept nogil:
     if error == 0:
         count(s.port.tally, DELIVERED, 1)
-        count_sent(s.port.tally, heading.segment, 1, piece.head_len + piece.body_len - VX_VXLAN_LEN)
+        count_sent(s.port.tally, heading.segment, heading.remote_id, 1,
+                   piece.head_len + piece.body_len - VX_VXLAN_LEN)
     else:
         count(s.port.tally, UNDERLAY_FULL if is_shortage(error) else UNDERLAY_REFUSED, 1)
 
