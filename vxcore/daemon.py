@@ -19,12 +19,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from vxcore import logs
+from vxcore import activation, logs
 from vxcore.confine import confine
 from vxcore.notify import ServiceManager, Watchdog
 from vxcore.troubles import Troubles
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from vxcore.config import Settings
     from vxcore.engine import RemoteTraffic, Traffic
     from vxcore.vtep import Vtep
@@ -99,12 +101,12 @@ def serve(
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
-    manager = ServiceManager()
+    manager, given = ServiceManager(), activation.control_socket()
     confine(settings)  # while there is one thread
     with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
         started = time.monotonic()
         again = None if reload is None else partial(_apply, vtep, reload, manager)
-        with _controlled(vtep, settings, again, file), _metrics(vtep, settings):
+        with _controlled(vtep, settings, again, file, given), _metrics(vtep, settings):
             _announce(vtep.describe())
             manager.ready(_status(vtep))
             code = _wait(vtep, signals, again, manager)
@@ -120,12 +122,12 @@ def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
 
 
 def _controlled(
-    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None
+    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None, given: socket | None
 ) -> AbstractContextManager[None]:
     from vxcore.control.requests import Operated
     from vxcore.control.server import serving
 
-    return serving(Operated(cast("Vtep", vtep), again, file), settings.control)
+    return serving(Operated(cast("Vtep", vtep), again, file), settings.control, given)
 
 
 def _metrics(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[object]:

@@ -38,7 +38,7 @@ FLOORS = [
     "overlays",
     "engine",
     "running",
-    "vtep metrics notify troubles confine",
+    "vtep metrics notify activation troubles confine",
     "control",
     "daemon",
     "lab",

@@ -20,7 +20,7 @@ from vxcore.control import MAX_LINE
 from vxcore.control.protocol import fault_of
 from vxcore.control.requests import Operated
 from vxcore.control.session import HangUpError, Session, Worker
-from vxcore.control.socket_file import Peer, default_path, group_id, listening
+from vxcore.control.socket_file import Peer, default_path, group_id, listening, taken
 from vxcore.errors import ConfigError
 
 log = logging.getLogger("vxcore")
@@ -29,20 +29,23 @@ MAX_CLIENTS = 64
 
 
 @contextmanager
-def serving(operated: Operated, settings: Control) -> Iterator[None]:
-    """Serve a VTEP's control socket meanwhile.
+def serving(operated: Operated, settings: Control, given: socket | None = None) -> Iterator[None]:
+    """Serve a VTEP's control socket meanwhile; or one that is `given`, and listens, wherever it is.
 
     Raises ConfigError and OSError when the settings name a path that cannot be had; without one in the
     settings, the log says why there is no socket.
     """
     if settings.socket == "none":
+        if given is not None:
+            raise ConfigError('control.socket: "none", and the service manager gives one')
         yield
         return
     gid = None if settings.group is None else group_id(settings.group)
     path = default_path() if settings.socket is None else Path(settings.socket)
     with ExitStack() as stack:
         try:
-            server = Server(operated, stack.enter_context(listening(path, gid)), gid)
+            opened = listening(path, gid) if given is None else taken(given, keep_file=True)
+            server = Server(operated, stack.enter_context(opened), gid)
         except (ConfigError, OSError) as error:
             if settings.socket is not None:
                 raise
@@ -50,7 +53,7 @@ def serving(operated: Operated, settings: Control) -> Iterator[None]:
         else:
             server.start()
             stack.callback(server.stop)
-            log.debug("control socket %s", path)
+            log.debug("control socket %s", path if given is None else given.getsockname())
         yield
 
 

@@ -152,7 +152,8 @@ cdef inline void count_drop(Tally *tally, Verdict verdict) noexcept nogil:
         tally.verdicts[<int>verdict] += 1
 
 
-cdef inline void count_received(Tally *tally, uint32_t segment, int32_t remote, uint64_t n_bytes) noexcept nogil:
+cdef inline void count_received(Tally *tally, uint32_t segment, int32_t remote,
+                                uint64_t n_bytes) noexcept nogil:
     tally.segments[segment].rx_packets += 1
     tally.segments[segment].rx_bytes += n_bytes
     tally.remotes[remote].rx_packets += 1
