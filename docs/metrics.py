@@ -21,6 +21,7 @@ A VTEP serves its counters to Prometheus when it is told to: with a table in its
 [metrics]
 listen = "127.0.0.1:9464"   # the default, so that `[metrics]` alone will do
 segments = 1000             # how many have series of their own
+remotes = 100               # and how many of these
 ```
 
 or by `--metrics` (`--metrics 192.0.2.1:9464`) of `vxcore up` and `vxcore collect`. The address is plain HTTP
@@ -31,17 +32,18 @@ Nothing is counted for this: lanes count, and a scrape reads what they have.
 
 ## How much there is
 
-Whatever the tables hold, a scrape stays small. Nothing has a series of its own for each FDB entry, remote
-or address. Segments have five each, but only the `segments` of them that have carried most bytes since they
-are there; of equal ones, those with the lower VNI. What the others carried together is the difference to the
-totals, which have all:
+Whatever the tables hold, a scrape stays small. Nothing has a series of its own for each FDB entry or
+address. Segments have five each and remotes four, but only the `segments`, and `remotes`, of them that have
+carried most bytes since they are there; of equal ones, the segments with the lower VNI and the remotes that
+came first. What the others carried together is the difference to the totals, which have all:
 
 ```
 sum(rate(vxcore_received_bytes_total[5m])) - sum(rate(vxcore_segment_received_bytes_total[5m]))
 ```
 
 The totals never go back, not when a segment is removed either. `vxcore_segments` and `vxcore_segments_shown`
-say how many there are and how many have series. A collector is a segment whose `vni` is the list of its VNIs.
+say how many there are and how many have series, and so do `vxcore_remotes` and `vxcore_remotes_shown`. A
+collector is a segment whose `vni` is the list of its VNIs; what it takes is no remote's.
 
 `reason` of `vxcore_dropped_packets_total` is the verdict's name in lower case: [verdicts.md](verdicts.md)
 says for each what it means and what to do. All reasons are there from the start, at 0.

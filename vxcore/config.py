@@ -360,6 +360,8 @@ class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Annotated[Listen, Meta(description=LISTEN_FORM)] = Listen("127.0.0.1:9464")
     segments: Annotated[int, Meta(ge=0, le=1 << 24)] = 1000
     """How many segments have numbers of their own: those that have carried most."""
+    remotes: Annotated[int, Meta(ge=0, le=1 << 20)] = 100
+    """How many remotes."""
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

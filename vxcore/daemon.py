@@ -7,6 +7,7 @@ live. What scripts read goes to stdout, one line each; what people read is logge
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -18,14 +19,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from vxcore import logs
+from vxcore import activation, logs
 from vxcore.confine import confine
 from vxcore.notify import ServiceManager, Watchdog
+from vxcore.troubles import Troubles
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from vxcore.config import Settings
     from vxcore.docker.driver import Driver
-    from vxcore.engine import Traffic
+    from vxcore.engine import RemoteTraffic, Traffic
     from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -51,8 +55,14 @@ class RunningVtep(Protocol):
     def traffic(self) -> Traffic:
         """What each segment carried, and all together."""
 
+    def remote_traffic(self) -> RemoteTraffic:
+        """What each remote sent and got."""
+
     def turns(self) -> list[int]:
         """How often the loop of each lane has turned, at least once a second."""
+
+    def lane_drops(self) -> dict[int, int]:
+        """Packets that lanes have dropped, by verdict."""
 
     def offloads(self) -> dict[str, str]:
         """Each offload by name: "on", "off", or why the kernel does not do it."""
@@ -86,11 +96,13 @@ def serve(
     when it cannot start; the host is then as it was.
     """
     logs.configure(settings.log)
+    with suppress(AttributeError, ValueError, RuntimeError):  # standard error is no file
+        faulthandler.enable()  # what the log says of a crash
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
     signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
-    manager = ServiceManager()
+    manager, given = ServiceManager(), activation.control_socket()
     confine(settings)  # while there is one thread
     with (
         _blocked(signals),
@@ -99,7 +111,7 @@ def serve(
     ):
         started = time.monotonic()
         again = None if reload is None else _again(vtep, reload, manager, driver)
-        with _controlled(vtep, settings, again, file), _metrics(vtep, settings):
+        with _controlled(vtep, settings, again, file, given), _metrics(vtep, settings):
             _announce(vtep.describe())
             manager.ready(_status(vtep))
             code = _wait(vtep, signals, again, manager)
@@ -131,12 +143,12 @@ def _again(vtep: RunningVtep, reload: Reload, manager: ServiceManager, driver: D
 
 
 def _controlled(
-    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None
+    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None, given: socket | None
 ) -> AbstractContextManager[None]:
     from vxcore.control.requests import Operated
     from vxcore.control.server import serving
 
-    return serving(Operated(cast("Vtep", vtep), again, file), settings.control)
+    return serving(Operated(cast("Vtep", vtep), again, file), settings.control, given)
 
 
 def _metrics(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[object]:
@@ -182,10 +194,13 @@ def _wait(
 ) -> int:
     """Answer signals until one says stop (0) or a lane has failed (1)."""
     offloads, watchdog = vtep.offloads(), Watchdog(manager, vtep.turns)
+    troubles = Troubles(vtep.lane_drops)
     while vtep.failure is None:
+        due = time.monotonic() + _WAKE_S
         received = signal.sigtimedwait(signals, _WAKE_S)
         logs.tell_left_out()
         watchdog.look()
+        troubles.look(overslept_s=time.monotonic() - due)
         offloads = _log_changes(offloads, vtep.offloads())
         if received is None:
             continue
@@ -234,12 +249,26 @@ def _words(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    """A line on stdout at once. A reader who went away is no reason to stop carrying frames."""
+    """A line on stdout at once. A reader who went away, or a full disk, is no reason to carry no frames."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
         log.warning("nobody reads stdout any more: %s", line)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        log.warning("stdout cannot be written: %s: %s", error.strerror, line)
+        _forget_unwritten()
+
+
+def _forget_unwritten() -> None:
+    """What print would write first, the next time: nobody waits for it any more."""
+    fd = sys.stdout.fileno()
+    before, nowhere = os.dup(fd), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, fd)
+    sys.stdout.flush()
+    os.dup2(before, fd)
+    os.close(before)
+    os.close(nowhere)
 
 
 def _summary(counters: dict[str, Any], seconds: float) -> str:

@@ -101,6 +101,18 @@ class Traffic(NamedTuple):
     titles: dict[int, str]
 
 
+class RemoteTraffic(NamedTuple):
+    """What came from each remote and was sent to it, since it is one: a row for each.
+
+    `remote` are numbers, as ``snapshot("remotes")`` has them, uint32 (n,), and `address` is uint8 (n, 16),
+    IPv4 mapped; `counts` is uint64 (n, 4), in the order of `COUNTED`. What a collector takes is no remote's.
+    """
+
+    remote: NDArray[np.uint32]
+    address: NDArray[np.uint8]
+    counts: NDArray[np.uint64]
+
+
 class Engine:
     """A VTEP that runs inside ``with Engine(settings) as engine:``.
 
@@ -214,6 +226,7 @@ class Engine:
             moves_window_s=limits.moves_window,
         )
         self.journal = Journal(self.tables)
+        self._remotes_before = np.zeros((limits.remotes, len(COUNTED)), np.uint64)
         scope = scope_of(underlay.dev) if underlay.dev else 0
         self.remotes = Remotes(
             self.journal,
@@ -257,6 +270,8 @@ class Engine:
         return self._next_hops is None or self._next_hops.table.knows(number)
 
     def _remote_changed(self, what: str, number: int, address: IPAddress) -> None:
+        if what == "added":  # another may have had its number
+            self._remotes_before[number] = self._remote_counts(number, 1)
         if self._started and self._next_hops is not None:
             self._next_hops.put(number, address if what == "added" else None)
         self.events.remote_changed(what, address)
@@ -756,8 +771,12 @@ class Engine:
         with self._lock:
             return self._totals()
 
+    def lane_drops(self) -> dict[int, int]:
+        """Packets that lanes have dropped, by verdict: quicker than ``totals``, which asks the kernel too."""
+        return dict(_sum(lane.drops() for lane in self._lanes))
+
     def _totals(self) -> dict[str, Any]:
-        counts = _sum(lane.drops() for lane in self._lanes)
+        counts = Counter(self.lane_drops())
         below = [*self._udps, *self._xdps, self._endpoints]
         counts[Verdict.UNDERLAY_OVERRUN] += sum(each.overruns() for each in below)
         counts[Verdict.OVERLAY_OVERRUN] += self._overlay_overruns()
@@ -790,6 +809,21 @@ class Engine:
                 rows[places[vni]] -= np.array([before[name] for name in COUNTED], np.uint64)
             titles = {vni: collect.title for vni, collect in self._collects.items()}
             return Traffic(vnis, n_learned, rows, counts.sum(axis=0), titles)
+
+    def remote_traffic(self) -> RemoteTraffic:
+        """What came from each remote, and was sent to it, as arrays."""
+        with self._lock:
+            rows = self.tables.remotes()
+            numbers = rows["remote"]  # ascending
+            counts = self._remote_counts(0, int(numbers[-1]) + 1 if len(numbers) else 0)[numbers]
+            return RemoteTraffic(numbers, rows["address"], counts - self._remotes_before[numbers])
+
+    def _remote_counts(self, first: int, n: int) -> NDArray[np.uint64]:
+        """Of `n` numbers from `first` on, whoever had them."""
+        counts = np.zeros((n, len(COUNTED)), np.uint64)
+        for lane in self._lanes:
+            counts += np.frombuffer(lane.remote_words(first, n), np.uint64).reshape(counts.shape)
+        return counts
 
     def _count(self, vni: int) -> dict[str, int]:
         """What a segment's lanes have counted since it is there."""

@@ -29,8 +29,9 @@ from prometheus_client.registry import Collector
 from vxcore import config
 from vxcore._version import __version__
 from vxcore.addresses import Listen
-from vxcore.engine import COUNTED, Traffic
+from vxcore.engine import COUNTED, RemoteTraffic, Traffic
 from vxcore.errors import ConfigError
+from vxcore.remotes import unpacked
 from vxcore.verdict import Verdict
 
 log = logging.getLogger("vxcore")
@@ -68,6 +69,12 @@ METRICS = (
         Metric(f"vxcore_segment_{name}_total", "counter", ("vni",), f"{text}, in one segment")
         for name, text in _CARRIED.items()
     ),
+    *(
+        Metric(f"vxcore_remote_{name}_total", "counter", ("remote",), f"{text}, of one remote")
+        for name, text in _CARRIED.items()
+    ),
+    Metric("vxcore_remotes", "gauge", (), "Remotes"),
+    Metric("vxcore_remotes_shown", "gauge", (), "Remotes that have series of their own"),
     Metric("vxcore_segment_learned_entries", "gauge", ("vni",), "FDB entries that one segment has learned"),
     Metric("vxcore_segments", "gauge", (), "Segments and collectors"),
     Metric("vxcore_segments_shown", "gauge", (), "Segments that have series of their own"),
@@ -111,12 +118,15 @@ class Metered(Protocol):
     def traffic(self) -> Traffic:
         """What each segment carried, and all together."""
 
+    def remote_traffic(self) -> RemoteTraffic:
+        """What each remote sent and got."""
+
 
 class VtepCollector(Collector):
-    """What prometheus-client asks for values; `n_segments` is how many segments have series of their own."""
+    """What prometheus-client asks for values; so many segments and remotes have series of their own."""
 
-    def __init__(self, vtep: Metered, n_segments: int) -> None:
-        self._vtep, self._n_segments = vtep, n_segments
+    def __init__(self, vtep: Metered, n_segments: int, n_remotes: int) -> None:
+        self._vtep, self._n_segments, self._n_remotes = vtep, n_segments, n_remotes
 
     def collect(self) -> Iterator[Family]:
         """All metrics as they are now."""
@@ -124,6 +134,7 @@ class VtepCollector(Collector):
         samples: dict[str, Iterable[Sample]] = {
             "vxcore_build_info": [((__version__,), 1.0)],
             **_of_traffic(traffic, self._n_segments),
+            **_of_remotes(self._vtep.remote_traffic(), self._n_remotes),
             **_of_totals(totals),
         }
         for metric in METRICS:
@@ -145,7 +156,7 @@ def _family(metric: Metric, samples: Iterable[Sample]) -> Family:
 
 
 def _of_traffic(traffic: Traffic, n_segments: int) -> dict[str, list[Sample]]:
-    shown = busiest(traffic, n_segments)
+    shown = busiest(traffic.vni, traffic.counts, n_segments)
     labels = [(traffic.titles.get(vni, str(vni)),) for vni in traffic.vni[shown].tolist()]
     columns = traffic.counts[shown].T.tolist()
     samples: dict[str, list[Sample]] = {
@@ -159,15 +170,27 @@ def _of_traffic(traffic: Traffic, n_segments: int) -> dict[str, list[Sample]]:
     return samples
 
 
-def busiest(traffic: Traffic, n: int) -> NDArray[np.intp]:
-    """The rows, by VNI, of the `n` segments that have carried most bytes; of equal ones, the lower VNIs.
+def _of_remotes(traffic: RemoteTraffic, n_remotes: int) -> dict[str, list[Sample]]:
+    shown = busiest(traffic.remote, traffic.counts, n_remotes)
+    labels = [(str(unpacked(bytes(address))),) for address in traffic.address[shown]]
+    samples: dict[str, list[Sample]] = {
+        "vxcore_remotes": [((), len(traffic.remote))],
+        "vxcore_remotes_shown": [((), len(shown))],
+    }
+    for name, column in zip(_CARRIED, traffic.counts[shown].T.tolist(), strict=True):
+        samples[f"vxcore_remote_{name}_total"] = list(zip(labels, column, strict=True))
+    return samples
+
+
+def busiest(numbers: NDArray[np.uint32], counts: NDArray[np.uint64], n: int) -> NDArray[np.intp]:
+    """The rows, by number, of the `n` that have carried most bytes; of equal ones, the lower numbers.
 
     What was carried so far changes its order slowly, so series seldom begin or end.
     """
     of_bytes = [place for place, name in enumerate(COUNTED) if name.endswith("_bytes")]
-    carried = traffic.counts[:, of_bytes].sum(axis=1)
-    most = np.lexsort((traffic.vni, ~carried))[:n]
-    return most[np.argsort(traffic.vni[most])]
+    carried = counts[:, of_bytes].sum(axis=1)
+    most = np.lexsort((numbers, ~carried))[:n]
+    return most[np.argsort(numbers[most])]
 
 
 def _of_totals(totals: dict[str, Any]) -> dict[str, list[Sample]]:
@@ -195,7 +218,7 @@ def _of_totals(totals: dict[str, Any]) -> dict[str, list[Sample]]:
 def registry(vtep: Metered, settings: config.Metrics) -> CollectorRegistry:
     """What a scrape reads: the VTEP's metrics, and this process's."""
     both = CollectorRegistry()
-    both.register(VtepCollector(vtep, settings.segments))
+    both.register(VtepCollector(vtep, settings.segments, settings.remotes))
     ProcessCollector(registry=both)
     return both
 

@@ -171,8 +171,9 @@ class Verdict(IntEnum):
     )
     UNDERLAY_FULL = (
         26,
-        "the underlay's send queue stayed full",
-        "more is sent than the underlay carries: shape the senders, or raise net.core.wmem_max",
+        "the underlay's send queue stayed full, or the kernel had no memory",
+        "more is sent than the underlay carries: shape the senders, or raise net.core.wmem_max; look at"
+        " `free -m`",
     )
     UNDERLAY_REFUSED = (
         27,
@@ -181,8 +182,9 @@ class Verdict(IntEnum):
     )
     OVERLAY_FULL = (
         28,
-        "the overlay port took no more",
-        "its reader is too slow: raise the device's txqueuelen, or give the host more time",
+        "the overlay port took no more, or the kernel had no memory",
+        "its reader is too slow: raise the device's txqueuelen, or give the host more time; look at"
+        " `free -m`",
     )
     OVERLAY_DOWN = (29, "the overlay port is down", "set the device up: `ip link set DEVICE up`")
     OVERLAY_REFUSED = (

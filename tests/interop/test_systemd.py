@@ -56,6 +56,15 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
 
 
+def test_systemd_takes_the_socket_unit(tmp_path: Path) -> None:
+    verify(tmp_path, UNIT.read_text())
+    socket = tmp_path / "vxcore@.socket"
+    socket.write_text(UNIT.with_suffix(".socket").read_text())
+    words = [require_tool("systemd-analyze"), "verify", str(socket)]
+    run = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("drop_in", DROP_INS, ids=lambda path: path.name)
 def test_systemd_takes_the_unit_with_each_drop_in(drop_in: Path, tmp_path: Path) -> None:
     run = verify(tmp_path, UNIT.read_text().partition("[Install]")[0] + drop_in.read_text())

@@ -111,6 +111,28 @@ def test_frames_for_segments_that_come_and_go_have_a_verdict_and_cost_others_non
         each.kill()
 
 
+@pytest.mark.parametrize("kind", ["udp", "packet", "xdp"])
+def test_each_remote_has_what_came_from_it_and_was_sent_to_it(lan: Lan, kind: str) -> None:
+    one, two = lan.hosts
+    kernel(two, 42, one)
+    vtep = Controlled(one, segment=[segment(42, two)], underlay={"kind": kind}, lanes={"count": 1})
+    address(one, 42)
+    wait_until(lambda: one.pings("10.42.0.2"), "answers to pings")
+    before = vtep("remote_counts")[two.v4]
+    one.ping("10.42.0.2", "-s", "1000", count=10)
+    wait_until(lambda: vtep("remote_counts")[two.v4].items() <= vtep.counted(42).items(), "it has all of it")
+    after = vtep("remote_counts")
+    for way in ("rx", "tx"):
+        assert after[two.v4][f"{way}_packets"] >= before[f"{way}_packets"] + 10
+        assert after[two.v4][f"{way}_bytes"] >= before[f"{way}_bytes"] + 10 * (14 + 20 + 8 + 1000)
+    vtep("remove_segment", 42)
+    assert vtep("remote_counts") == {}
+    vtep("add_segment", **{**segment(42, two), "remotes": ["192.0.2.77"]})  # by the same number
+    counts = vtep("remote_counts")["192.0.2.77"]
+    assert counts["rx_packets"] == 0
+    assert counts["tx_bytes"] < 1000, "less than one of the pings: what a device says when it is set up"
+
+
 def test_an_interface_that_exists_comes_and_goes_as_a_port(lan: Lan) -> None:
     one, two = lan.hosts
     for vni in (42, 43):

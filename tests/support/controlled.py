@@ -19,6 +19,8 @@ import vxcore
 from support.hosts import DEADLINE_S, Host, wait_until
 from support.tree import ROOT
 from vxcore import Vtep, config, trace
+from vxcore.engine import COUNTED
+from vxcore.remotes import unpacked
 
 QUEUE_LEN = 10_000
 
@@ -100,6 +102,12 @@ class Program:
     def snapshot(self, table: str) -> list[dict[str, Any]]:
         rows = self.vtep.snapshot(table)
         return [dict(zip(rows.dtype.names, plain(row), strict=True)) for row in rows.tolist()]
+
+    def remote_counts(self) -> dict[str, dict[str, int]]:
+        """What each remote, by its address, sent and got."""
+        traffic = self.vtep.remote_traffic()
+        rows = zip(traffic.address, traffic.counts.tolist(), strict=True)
+        return {str(unpacked(bytes(each))): dict(zip(COUNTED, row, strict=True)) for each, row in rows}
 
     def watch(self, **options: Any) -> None:
         self.watched = self.vtep.watch(**options).__enter__()

@@ -40,10 +40,11 @@ class DryDevice:
 
 
 class DryLane:
-    """A lane that carries nothing; `dropped` is what it has counted, by verdict."""
+    """A lane that carries nothing; `dropped` is what it has counted, by verdict, `carried` by remote."""
 
     def __init__(self) -> None:
         self.dropped: Counter[Verdict] = Counter()
+        self.carried = b""  # four uint64 for each remote
 
     def run(self) -> None:
         pass
@@ -61,6 +62,9 @@ class DryLane:
 
     def segment_counters(self, segment: int) -> dict[str, int]:
         return dict.fromkeys(("rx_packets", "rx_bytes", "tx_packets", "tx_bytes"), 0)
+
+    def remote_words(self, first: int, n: int) -> bytes:
+        return self.carried[32 * first : 32 * (first + n)].ljust(32 * n, b"\0")
 
     def lane_counters(self) -> dict[str, int]:
         return {"wakeups": 0, "bursts": 0}

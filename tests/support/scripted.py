@@ -101,6 +101,12 @@ class Preloaded:
         self.calls.vx_wait_more(one, ctypes.c_size_t(len(one)))
 
 
+def carried(words: bytes) -> list[dict[str, int]]:
+    """What a lane has counted for each remote."""
+    names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
+    return [dict(zip(names, row, strict=True)) for row in struct.iter_unpack("=4Q", words)]
+
+
 def record(data: bytes, size: int) -> bytes:
     return struct.pack("=II", len(data), size) + data
 
@@ -205,6 +211,7 @@ class Bench:
             ],
             "drops": self.drops(),
             "counters": self.lane.segment_counters(0),
+            "remotes": carried(self.lane.remote_words(0, 2)),
             "gso_error": self.port.gso_error,
             "events": [(NAMES[row["kind"]], f"{row['mac']:012x}") for row in self.ring.take()],
         }

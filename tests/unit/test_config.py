@@ -226,7 +226,7 @@ ADDED = [
     ("[metrics]\nlisten = 9464\n", f"9: metrics.listen: 9464 is not a string; {LISTEN}"),
     ('[log]\nformat = "xml"\n', '9: log.format: "xml" is not allowed; "json" or "text"'),
     ('[process]\nuser = "a b"\n', '9: process.user: "a b" is not allowed; a user\'s name'),
-    ("[metrics]\nport = 9464\n", "9: metrics.port: unknown key; known are listen, segments"),
+    ("[metrics]\nport = 9464\n", "9: metrics.port: unknown key; known are listen, segments, remotes"),
     ("learning = 1\n", "8: segment[0].learning: 1 is not allowed; true or false"),
 ]
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.hosts import wait_until
@@ -18,6 +19,7 @@ from support.tree import ROOT
 
 from vxcore.notify import ServiceManager
 
+Process = subprocess.Popen[str]
 PROGRAM = """
 import msgspec, signal, sys, time
 from pathlib import Path
@@ -41,6 +43,8 @@ class Fake:
     def turns(self):
         self.asked_turns = getattr(self, "asked_turns", 0) + ("stands" not in sys.argv)
         return [self.asked_turns, 7 * self.asked_turns]
+    def lane_drops(self):
+        return {}
     def offloads(self):
         self.asked = getattr(self, "asked", 0) + 1
         return {"udp_gso": "on" if self.asked == 1 else "refused"}
@@ -70,15 +74,30 @@ def closed(tmp_path: Path) -> Path:
     return tmp_path / "closed"
 
 
-def start(closed: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(closed: Path, *words: str, environment: dict[str, str] | None = None, **ways: Any) -> Process:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(closed), *words],
         cwd=ROOT,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | ways),
     )
+
+
+@pytest.mark.parametrize("way", ["stdout", "stderr"])
+def test_a_full_disk_behind_what_it_says_ends_nothing(closed: Path, way: str) -> None:
+    with Path("/dev/full").open("w") as full, start(closed, **{way: full}) as process:
+        if way == "stdout":
+            assert process.stderr is not None
+            assert any(
+                "stdout cannot be written: No space left on device: ready" in x for x in process.stderr
+            )
+        else:
+            assert process.stdout is not None
+            process.stdout.readline()
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -22,7 +22,7 @@ from support import prometheus, tree
 from support.hosts import wait_until
 
 from vxcore import config, metrics
-from vxcore.engine import Traffic
+from vxcore.engine import RemoteTraffic, Traffic
 from vxcore.errors import ConfigError
 from vxcore.metrics import METRICS, MetricsServer
 from vxcore.verdict import Verdict
@@ -44,7 +44,11 @@ class Fake:
         vni = np.array([*range(1, n), ANY], np.uint32)
         counts = np.arange(4 * n, dtype=np.uint64).reshape(-1, 4)
         self.now = Traffic(vni, np.arange(n, dtype=np.uint32), counts, counts.sum(axis=0) + 7, {ANY: "1-5,9"})
+        self.remotes = of_remotes(np.arange(1, 3))
         self.fails = False
+
+    def remote_traffic(self) -> RemoteTraffic:
+        return self.remotes
 
     def traffic(self) -> Traffic:
         return self.now
@@ -60,6 +64,15 @@ class Fake:
             "offloads": {"udp_gso": "on", "udp_gro": "off", "join": "refused by the kernel: EIO"},
             "events": {"told": 3, "dropped": 1, "strangers_refused": 0},
         }
+
+
+def of_remotes(last: Any) -> RemoteTraffic:
+    """Of 192.0.0.0/16 those with these last bits, which say how much they have carried."""
+    numbers = np.asarray(last, np.uint32)
+    address = np.zeros((len(numbers), 16), np.uint8)
+    address[:, 10:12], address[:, 12] = 0xFF, 192
+    address[:, 14], address[:, 15] = numbers >> 8, numbers & 0xFF
+    return RemoteTraffic(numbers, address, np.outer(numbers, [1, 100, 2, 200]).astype(np.uint64))
 
 
 def scraped(vtep: Fake, **settings: Any) -> dict[tuple[str, str], float]:
@@ -87,6 +100,8 @@ def test_values_are_what_the_vtep_has() -> None:
     assert values["vxcore_dropped_packets_total", "unknown_vni"] == 5
     assert values["vxcore_fdb_entries", ""] == 1_000_000
     assert values["vxcore_lane_bursts_total", "1"] == 21
+    assert values["vxcore_remote_received_bytes_total", "192.0.0.2"] == 200
+    assert values["vxcore_remote_sent_packets_total", "192.0.0.1"] == 2
     offloads = [
         [values[f"vxcore_offload_{what}", name] for what in ("on", "refused")]
         for name in ("udp_gso", "udp_gro", "join")
@@ -115,8 +130,18 @@ def test_a_hundred_thousand_segments_make_a_small_scrape_of_the_busiest() -> Non
 def test_of_segments_that_carried_as_much_the_first_are_shown_and_none_if_none_is_wanted() -> None:
     vtep = Fake(5)
     vtep.now.counts[:] = 0
-    assert [vtep.now.vni[row] for row in metrics.busiest(vtep.now, 2)] == [1, 2]
+    assert [vtep.now.vni[row] for row in metrics.busiest(vtep.now.vni, vtep.now.counts, 2)] == [1, 2]
     assert not [name for name, _ in scraped(vtep, segments=0) if name.startswith("vxcore_segment_")]
+
+
+def test_sixty_thousand_remotes_make_a_small_scrape_of_the_busiest() -> None:
+    vtep = Fake()
+    vtep.remotes = of_remotes(np.arange(60_000))
+    values = scraped(vtep, remotes=3)
+    shown = [label for name, label in values if name == "vxcore_remote_sent_bytes_total"]
+    assert shown == ["192.0.234.93", "192.0.234.94", "192.0.234.95"]
+    assert (values["vxcore_remotes", ""], values["vxcore_remotes_shown", ""]) == (60_000, 3)
+    assert not [name for name, _ in scraped(vtep, remotes=0) if name.startswith("vxcore_remote_")]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from support import captures
 from support.control_socket import Socket, serve
@@ -116,11 +117,12 @@ def test_every_table_has_rows_for_people_and_for_programs(run: Run) -> None:
         "02:00:00:00:00:02 dst 192.0.2.3 vni 42 control sequence 4\n"
         "02:00:00:00:00:03 dst 192.0.2.2 vni 42 learned age 0\n"
     )
+    run.vtep.lanes[0].carried = np.array([7, 700, 8, 800], np.uint64).tobytes()
     assert lines(run("show", "remote")) == [
-        "REMOTE     VNIS        WHY    USES",
-        "192.0.2.2  all         used      1",
-        "192.0.2.3  all         used      2",
-        "192.0.2.9  42,100-199  added     0",
+        "REMOTE     VNIS        WHY    USES  RECEIVED  SENT",
+        "192.0.2.2  all         used      1         7     8",
+        "192.0.2.3  all         used      2         0     0",
+        "192.0.2.9  42,100-199  added     0         0     0",
     ]
     assert run("show", "neighbour") == f"fd42::7 lladdr {MAC} vni 42 router\n"
     assert lines(run("show", "lane")) == ["LANE  CPU  WAKEUPS  BURSTS", "0     any        0       0"]

@@ -57,6 +57,8 @@ def burst() -> tuple[list[bytes], list[bytes]]:
 FRAMES, WANTED = burst()
 HEX = [frame.hex() for frame in FRAMES]
 N_BYTES = sum(len(packet) - 8 for packet in WANTED)
+NOTHING = dict.fromkeys(("rx_packets", "rx_bytes", "tx_packets", "tx_bytes"), 0)
+SENT = {**NOTHING, "tx_packets": len(WANTED), "tx_bytes": N_BYTES}  # to a remote
 
 
 def packets(answer: dict[str, Any]) -> list[bytes]:
@@ -161,15 +163,16 @@ def test_what_passes_is_tried_again(lane: Scripted, steps: list[int], gso: bool)
     answer = lane.ask(frames=HEX, steps=steps, gso=gso)
     assert by_flow(packets(answer)) == by_flow(WANTED)
     assert answer["drops"] == {}
-    assert answer["counters"]["tx_packets"] == len(WANTED)
+    assert answer["remotes"] == [SENT, NOTHING]
 
 
-@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOBUFS])
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM])
 def test_what_does_not_pass_is_counted_and_the_lane_goes_on(lane: Scripted, error: int) -> None:
     answer = lane.ask(frames=HEX, steps=[-error] * 5000)
     assert answer["drops"] == {"underlay_full": len(WANTED)}
     assert answer["messages"] == []
     assert answer["calls"] < 48 * 6
+    assert answer["remotes"] == [NOTHING, NOTHING]
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL])
@@ -180,6 +183,7 @@ def test_a_kernel_that_cannot_cut_gets_single_packets(lane: Scripted, error: int
     assert {size for _, size, _ in answer["messages"]} == {0}
     assert (answer["drops"], answer["gso_error"]) == ({}, error)
     assert answer["counters"]["tx_packets"] == len(WANTED)
+    assert answer["remotes"] == [SENT, NOTHING]
 
 
 def test_once_refused_runs_are_not_tried_again(lane: Scripted) -> None:
@@ -299,6 +303,15 @@ def test_datagrams_that_came_joined_reach_the_host_joined(lane: Scripted) -> Non
         assert received(answer) == frames
         assert len(answer["received"]) == 1
         assert answer["counters"]["rx_packets"] == 20
+        carried = {**NOTHING, "rx_packets": 20, "rx_bytes": sum(map(len, frames))}
+        assert answer["remotes"] == [NOTHING, carried]
+
+
+def test_what_comes_from_nobody_that_is_known_is_no_remotes(lane: Scripted) -> None:
+    frame = vxlan(Sender().send(b"1"))
+    answer = lane.ask(datagrams=[(frame.hex(), 0)], stranger=True, policy={"any_source": True})
+    assert answer["counters"]["rx_packets"] == 1
+    assert answer["remotes"] == [NOTHING, NOTHING]
 
 
 @pytest.mark.parametrize("options", [{}, {"join_udp": False}, {"superframes": False}])

@@ -38,7 +38,7 @@ FLOORS = [
     "overlays",
     "engine",
     "running",
-    "vtep metrics notify confine",
+    "vtep metrics notify activation troubles confine",
     "control",
     "docker cni",
     "daemon",

@@ -27,6 +27,8 @@ def look(time: float, n: int, n_segments: int = 3) -> Look:
         }
         for vni in range(1, n_segments + 1)
     }
+    carried = {"rx_packets": 3 * n, "tx_packets": n, "rx_bytes": 300 * n, "tx_bytes": 100 * n}
+    remotes = {"192.0.2.2": {"address": "192.0.2.2", "uses": 4, **carried}}
     lanes = {"0": {"lane": 0, "cpu": None, "counters": {"bursts": n, "wakeups": 2 * n}}}
     drops = {"ecn": {"reason": "ecn", "packets": n, "text": Verdict.ECN.text}}
     overview = {
@@ -43,7 +45,7 @@ def look(time: float, n: int, n_segments: int = 3) -> Look:
         **{name: sum(row[name] for row in segments.values()) for name in ("rx_packets", "tx_packets")},
         **{name: sum(row[name] for row in segments.values()) for name in ("rx_bytes", "tx_bytes")},
     }
-    return Look(time, overview, segments, lanes, drops)
+    return Look(time, overview, segments, remotes, lanes, drops)
 
 
 @pytest.fixture
@@ -73,6 +75,8 @@ def test_rates_of_segments_the_busiest_first(screen: Screen) -> None:
 def test_keys_choose_what_is_shown(screen: Screen) -> None:
     assert not screen.press("l")
     assert any(line.split() == ["0", "any", "2.0k", "4.0k"] for line in text(screen))
+    screen.press("r")
+    assert any(line.split() == ["192.0.2.2", "4", "6.0k", "2.0k", "4.8M", "1.6M"] for line in text(screen))
     screen.press("d")
     assert any(line.startswith("ecn") and "2.0k" in line for line in text(screen))
     screen.press("s")

@@ -172,7 +172,7 @@ def _entry(row: Row) -> str:
 
 
 def _remotes(rows: Rows) -> None:
-    titles = ["REMOTE", "VNIS", "WHY", "USES"]
+    titles = ["REMOTE", "VNIS", "WHY", "USES", "RECEIVED", "SENT"]
     say_table(columns(titles, [_remote(row) for row in rows], n_left=3))
 
 
@@ -180,7 +180,8 @@ def _remote(row: Row) -> list[str]:
     vnis = "all" if row["vnis"] is None else ",".join(row["vnis"]) or "none"
     reasons = (("added", row["named"]), ("learned", row["learned"]), ("spoke", row["spoke"]))
     why = [word for word, holds in reasons if holds]
-    return [row["address"], vnis, ", ".join(why) or "used", str(row["uses"])]
+    counts = [str(row[name]) for name in ("uses", "rx_packets", "tx_packets")]
+    return [row["address"], vnis, ", ".join(why) or "used", *counts]
 
 
 def _neighbours(rows: Rows) -> None:

@@ -29,20 +29,22 @@ _HISTORY = 60
 _MOST_KEYS = 64
 _SPARKS = "▁▂▃▄▅▆▇█"
 _HEAD_LINES = 9  # what stands above the table, with its titles
-_KEYS = "s segments  l lanes  d drops  < > sort  / filter  p pause  q quit"
-_VIEWS = {"s": "segments", "l": "lanes", "d": "drops"}
+_KEYS = "s segments  r remotes  l lanes  d drops  < > sort  / filter  p pause  q quit"
+_VIEWS = {"s": "segments", "r": "remotes", "l": "lanes", "d": "drops"}
+_SORTS = {"segments": 3, "remotes": 2, "lanes": 2, "drops": 1}  # at first
 _TITLES: dict[str, tuple[str, ...]] = {
     "segments": ("VNI", "port", "learned", "rx p/s", "tx p/s", "rx b/s", "tx b/s"),
+    "remotes": ("remote", "uses", "rx p/s", "tx p/s", "rx b/s", "tx b/s"),
     "lanes": ("lane", "CPU", "bursts/s", "wakeups/s"),
     "drops": ("reason", "per s", "in all", "what it means"),
 }
-_TEXTS = ("VNI", "port", "reason", "what it means")
+_TEXTS = ("VNI", "port", "remote", "reason", "what it means")
 _CARRIED = ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes")
 _DRAWN = _CARRIED[:2]
 
 
 @command(
-    "show rates of segments and lanes, and drops, second by second",
+    "show rates of segments, remotes and lanes, and drops, second by second",
     "vxcore top\nvxcore top --interval 5\nvxcore top --once     # for a log: one screen, and the end",
     argument("--interval", type=at_least(1), default=1, metavar="S", help="seconds between looks (1)"),
     argument("--once", action="store_true", help="print one screen after one interval, and end"),
@@ -79,6 +81,7 @@ class Look:
     time: float
     overview: Row
     segments: dict[str, Row]
+    remotes: dict[str, Row]
     lanes: dict[str, Row]
     drops: dict[str, Row]
 
@@ -86,9 +89,10 @@ class Look:
     def at(cls, vtep: Client) -> Look:
         """Ask for all of it."""
         segments = {str(row["collects"] or row["vni"]): row for row in vtep.rows("segment.list")}
+        remotes = {row["address"]: row for row in vtep.rows("remote.list")}
         lanes = {str(row["lane"]): row for row in vtep.rows("lane.list")}
         drops = {row["reason"]: row for row in vtep.rows("drop.list")}
-        return cls(time.monotonic(), vtep.ask("overview"), segments, lanes, drops)
+        return cls(time.monotonic(), vtep.ask("overview"), segments, remotes, lanes, drops)
 
 
 @dataclass
@@ -119,7 +123,8 @@ class Screen:
         if self.typing:
             self._type(key)
         elif key in _VIEWS:
-            self.view, self.sort = _VIEWS[key], {"segments": 3, "lanes": 2, "drops": 1}[_VIEWS[key]]
+            self.view = _VIEWS[key]
+            self.sort = _SORTS[self.view]
         elif key in "<>":
             step = 1 if key == ">" else -1
             self.sort = (self.sort + step) % len(_TITLES[self.view])
@@ -154,8 +159,15 @@ class Screen:
     def rows(self) -> list[tuple[Any, ...]]:
         """The table's, those that are wanted, the largest first in the column chosen."""
         look = self.looks[-1]
-        made = {"segments": self._segments, "lanes": self._lanes, "drops": self._drops}[self.view](look)
-        found = [row for row in made if self.wanted.lower() in " ".join(map(str, row)).lower()]
+        made = {
+            "segments": self._segments,
+            "remotes": self._remotes,
+            "lanes": self._lanes,
+            "drops": self._drops,
+        }
+        found = [
+            row for row in made[self.view](look) if self.wanted.lower() in " ".join(map(str, row)).lower()
+        ]
         numbers = all(isinstance(row[self.sort], (int, float)) for row in found)
         return sorted(
             found, key=lambda row: row[self.sort] if numbers else str(row[self.sort]), reverse=numbers
@@ -163,15 +175,17 @@ class Screen:
 
     def _segments(self, look: Look) -> Iterator[tuple[Any, ...]]:
         for key, row in look.segments.items():
-            rates = [self._of("segments", key, name) for name in _CARRIED]
-            bits = [8 * rate for rate in rates[2:]]
-            yield (
-                row["vni"] if row["vni"] is not None else key,
-                row["dev"],
-                row["learned"],
-                *rates[:2],
-                *bits,
-            )
+            vni = row["vni"] if row["vni"] is not None else key
+            yield vni, row["dev"], row["learned"], *self._carried("segments", key)
+
+    def _remotes(self, look: Look) -> Iterator[tuple[Any, ...]]:
+        for key, row in look.remotes.items():
+            yield key, row["uses"], *self._carried("remotes", key)
+
+    def _carried(self, table: str, key: str) -> tuple[float, ...]:
+        """Packets and bits in a second, in and out."""
+        rates = [self._of(table, key, name) for name in _CARRIED]
+        return *rates[:2], *(8 * rate for rate in rates[2:])
 
     def _lanes(self, look: Look) -> Iterator[tuple[Any, ...]]:
         for key, row in look.lanes.items():

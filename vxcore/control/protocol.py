@@ -296,6 +296,12 @@ class RemoteRow(Told, frozen=True):
     """Those that it may speak in; null: all."""
     spoke: bool
     """What it sends to other spokes goes on to them from here."""
+    rx_packets: int
+    """Frames accepted from it, since it is a remote; in collectors they are nobody's."""
+    rx_bytes: int
+    tx_packets: int
+    """Frames sent to it."""
+    tx_bytes: int
 
 
 class NeighbourRow(Told, frozen=True):

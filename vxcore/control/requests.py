@@ -58,6 +58,7 @@ from vxcore.control.protocol import (
     Text,
     Told,
 )
+from vxcore.engine import COUNTED
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.fdb import KIND_NAMES, SEEN_BITS, now_s
 from vxcore.problem import from_msgspec
@@ -141,7 +142,7 @@ def _overview(operated: Operated, _: Asked) -> Answer:
     settings = vtep.settings
     fdb = counters["fdb"]
     offloads = {name: state for name, state in counters["offloads"].items() if state != "on"}
-    totals = {name: sum(row[name] for row in counters["segments"]) for name in _CARRIED}
+    totals = {name: sum(row[name] for row in counters["segments"]) for name in COUNTED}
     return Overview(
         version=__version__,
         pid=os.getpid(),
@@ -165,7 +166,7 @@ def _overview(operated: Operated, _: Asked) -> Answer:
     )
 
 
-_CARRIED = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
+_NOTHING = [0] * len(COUNTED)
 
 
 @handles("segment.list")
@@ -197,7 +198,7 @@ def _segment_row(
         mtu=row["mtu"],
         remotes=tuple(row["remotes"]),
         learned=learned,
-        **{name: counted[name] for name in _CARRIED},
+        **{name: counted[name] for name in COUNTED},
         settings=settings,
     )
 
@@ -252,10 +253,12 @@ def _remote_list(operated: Operated, given: OfRemote) -> Answer:
     if given.remote is not None:
         rows = rows[rows["remote"] == vtep.remote(given.remote)]
     lists = {remote.address: remote.vnis for remote in vtep.listed_remotes()}
-    return _pages(_remote_row(row, lists) for row in rows)
+    traffic = vtep.remote_traffic()
+    carried = dict(zip(traffic.remote.tolist(), traffic.counts.tolist(), strict=True))
+    return _pages(_remote_row(row, lists, carried.get(int(row["remote"]), _NOTHING)) for row in rows)
 
 
-def _remote_row(row: Any, lists: dict[IPAddress, Any]) -> RemoteRow:
+def _remote_row(row: Any, lists: dict[IPAddress, Any], carried: list[int]) -> RemoteRow:
     address = unpacked(bytes(row["address"]))
     return RemoteRow(
         address=str(address),
@@ -264,6 +267,7 @@ def _remote_row(row: Any, lists: dict[IPAddress, Any]) -> RemoteRow:
         learned=bool(row["learned"]),
         vnis=lists.get(address),
         spoke=bool(row["spoke"]),
+        **dict(zip(COUNTED, carried, strict=True)),
     )
 
 

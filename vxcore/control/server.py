@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 from vxcore.config import Control
 from vxcore.control import MAX_LINE
 from vxcore.control.protocol import fault_of
 from vxcore.control.requests import Operated
 from vxcore.control.session import HangUpError, Session, Worker
-from vxcore.control.socket_file import Peer, default_path, group_id, listening
+from vxcore.control.socket_file import Peer, default_path, group_id, listening, taken
 from vxcore.errors import ConfigError
 
 log = logging.getLogger("vxcore")
@@ -28,20 +29,23 @@ MAX_CLIENTS = 64
 
 
 @contextmanager
-def serving(operated: Operated, settings: Control) -> Iterator[None]:
-    """Serve a VTEP's control socket meanwhile.
+def serving(operated: Operated, settings: Control, given: socket | None = None) -> Iterator[None]:
+    """Serve a VTEP's control socket meanwhile; or one that is `given`, and listens, wherever it is.
 
     Raises ConfigError and OSError when the settings name a path that cannot be had; without one in the
     settings, the log says why there is no socket.
     """
     if settings.socket == "none":
+        if given is not None:
+            raise ConfigError('control.socket: "none", and the service manager gives one')
         yield
         return
     gid = None if settings.group is None else group_id(settings.group)
     path = default_path() if settings.socket is None else Path(settings.socket)
     with ExitStack() as stack:
         try:
-            server = Server(operated, stack.enter_context(listening(path, gid)), gid)
+            opened = listening(path, gid) if given is None else taken(given, keep_file=True)
+            server = Server(operated, stack.enter_context(opened), gid)
         except (ConfigError, OSError) as error:
             if settings.socket is not None:
                 raise
@@ -49,7 +53,7 @@ def serving(operated: Operated, settings: Control) -> Iterator[None]:
         else:
             server.start()
             stack.callback(server.stop)
-            log.debug("control socket %s", path)
+            log.debug("control socket %s", path if given is None else given.getsockname())
         yield
 
 
@@ -64,6 +68,8 @@ class Server:
         self._worker = Worker(operated)
         self._clients: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._failed)
+        self._shut = False
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="vxcore-control", daemon=True)
 
@@ -92,6 +98,7 @@ class Server:
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._shut = False
         session = Session(self._worker, reader, writer)
         self._clients.add(task)
         try:
@@ -102,6 +109,15 @@ class Server:
             log.exception("control socket: a client")
         finally:
             self._clients.discard(task)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Told of what asyncio meets: clients that it cannot take, until there are descriptors again, say."""
+        error = context.get("exception")
+        if not isinstance(error, OSError):
+            loop.default_exception_handler(context)
+        elif not self._shut:
+            self._shut = True
+            log.warning("control socket: no client is let in for now: %s", os.strerror(error.errno or 0))
 
     def _refusal(self, peer: Peer) -> HangUpError | None:
         """Why a client may not come in."""

@@ -82,12 +82,22 @@ def listening(
             raise OSError(error.errno, f"{what} {path}: {error.strerror}") from None
         except ConfigError as error:
             raise ConfigError(f"{what} {path}: {error}") from None
-        ours = path.stat()
+        with taken(sock):
+            yield sock
+
+
+@contextmanager
+def taken(sock: socket.socket, keep_file: bool = False) -> Iterator[socket.socket]:
+    """A socket that listens already; its file goes at the end, if it still is there and is not to be kept."""
+    path = Path(sock.getsockname())
+    sock.listen(_BACKLOG)  # again: by this process, as those who connect will see
+    ours = path.stat() if path.exists() and not keep_file else None
+    with sock:
         try:
             yield sock
         finally:
             with suppress(OSError):
-                if os.path.samestat(path.stat(), ours):
+                if ours is not None and os.path.samestat(path.stat(), ours):
                     path.unlink()
 
 

@@ -5,7 +5,7 @@ in both directions, with outer headers and a virtio-net header that tells the ke
 6.17): nothing is cut, joined or summed in user space.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOBUFS, errno
+from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
@@ -94,7 +94,7 @@ cdef int receive(void *state, Datagram *out, uint32_t max) noexcept nogil:
         length = read(s.port.fd, out[n].data - VNET_LEN, VNET_LEN + SLOT_LEN)
         if length < 0 and errno == EINTR:
             continue
-        if length < 0 and (errno == EAGAIN or n):
+        if length < 0 and (is_shortage(errno) or n):
             break
         if length < 0:
             return -errno
@@ -235,9 +235,10 @@ cdef void describe(vx_vnet_tunnel *h, const Template *t, const vx_vnet *vnet,
 cdef void report(State *s, const Heading *heading, const Piece *piece, int error) noexcept nogil:
     if error == 0:
         count(s.port.tally, DELIVERED, 1)
-        count_sent(s.port.tally, heading.segment, 1, piece.head_len + piece.body_len - VX_VXLAN_LEN)
+        count_sent(s.port.tally, heading.segment, heading.remote_id, 1,
+                   piece.head_len + piece.body_len - VX_VXLAN_LEN)
     else:
-        count(s.port.tally, UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED, 1)
+        count(s.port.tally, UNDERLAY_FULL if is_shortage(error) else UNDERLAY_REFUSED, 1)
 
 
 cdef void too_big(State *s, const Template *t, const Piece *piece, const Heading *heading) noexcept nogil:

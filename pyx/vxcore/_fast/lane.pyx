@@ -121,7 +121,8 @@ cdef class Lane:
     cdef const SharedHop *hops  # of all underlays, or NULL
     cdef uint32_t n_overlays, n_underlays, max_overlays, n_lanes
     cdef Due *due            # by segment
-    cdef size_t due_len
+    cdef Carried *remotes    # the memory of tally.remotes
+    cdef size_t due_len, remotes_len
     cdef uint64_t told[N_TOLD]
     cdef uint8_t *slots
     cdef Frame *frames
@@ -168,11 +169,14 @@ cdef class Lane:
         self.joins.tcp, self.joins.udp = join_tcp, join_udp
         self.relayed_from = NONE
         self.busy_poll_ns = 1000 * <uint64_t>busy_poll_us
-        self.tally.segments = <SegmentCounters *>calloc(tables.max_segments + 1, sizeof(SegmentCounters))
+        self.tally.segments = <Carried *>calloc(tables.max_segments + 1, sizeof(Carried))
+        self.remotes_len = (tables.max_remotes + 1) * sizeof(Carried)
+        self.remotes = <Carried *>vx_map(self.remotes_len, False)
+        self.tally.remotes = self.remotes + 1
         self.due_len = (tables.max_segments + 1) * sizeof(Due)
         self.due = <Due *>vx_map(self.due_len, False)
         self.n_lanes = n_lanes
-        if not self.tally.segments or not self.due:
+        if not self.tally.segments or not self.remotes or not self.due:
             raise MemoryError("no memory for a lane")
         self._take_overlays(list(overlays), max_overlays)
         self._take_underlays(list(underlays))
@@ -245,6 +249,7 @@ cdef class Lane:
         free(self.repeats)
         store_close(&self.store)
         vx_unmap(self.due, self.due_len)
+        vx_unmap(self.remotes, self.remotes_len)
         free(self.overlays)
         free(self.underlays)
         free(self.tally.segments)
@@ -407,8 +412,14 @@ cdef class Lane:
 
     def segment_words(self) -> bytes:
         """A copy of what ``segment_counters`` gives of all segments, by number: four uint64 for each."""
-        cdef size_t size = self.tables.max_segments * sizeof(SegmentCounters)
+        cdef size_t size = self.tables.max_segments * sizeof(Carried)
         return (<char *>self.tally.segments)[:size]
+
+    def remote_words(self, first: int, n: int) -> bytes:
+        """The same of `n` remotes from a number on: what was accepted from each, and sent to it."""
+        if first < 0 or n < 0 or first + n > self.tables.max_remotes:
+            raise IndexError(f"{n} remotes from {first}, of {self.tables.max_remotes}")
+        return (<char *>(self.tally.remotes + <size_t>first))[:n * sizeof(Carried)]
 
     def lane_counters(self) -> dict[str, int]:
         """How often the lane was woken, and how many bursts it has received."""
@@ -585,8 +596,7 @@ cdef class Lane:
             return LOOP
         if frame[0] & 1 and self._comes_round(segment.vni | FROM_UNDERLAY, segment.port, frame, length):
             return LOOP
-        self.tally.segments[self.recent.segment].rx_packets += 1
-        self.tally.segments[self.recent.segment].rx_bytes += length
+        count_received(&self.tally, self.recent.segment, remote, length)
         return DELIVERED
 
     cdef inline Verdict _hand_over(self, const Datagram *d, Overlay *port, uint8_t *frame, uint32_t length,
@@ -637,8 +647,7 @@ cdef class Lane:
         cdef iovec parts[2]
         cdef vx_vnet vnet = d.vnet
         cdef Flow flow
-        self.tally.segments[self.recent.segment].rx_packets += 1
-        self.tally.segments[self.recent.segment].rx_bytes += length
+        count_received(&self.tally, self.recent.segment, NONE, length)
         dissect(frame, length, &flow, False)
         if port.origin == NULL and not vnet.gso_type:
             gro_add(self.joins, port, frame, length, &flow)

@@ -272,7 +272,7 @@ cdef void count_messages(State *s, uint32_t at, uint32_t end) noexcept nogil:
     while at < end:
         message = &s.queue.messages[at]
         count(s.port.tally, DELIVERED, message.n_pieces)
-        count_sent(s.port.tally, message.segment, message.n_pieces, message.n_bytes)
+        count_sent(s.port.tally, message.segment, message.remote, message.n_pieces, message.n_bytes)
         at += 1
 
 
@@ -306,4 +306,4 @@ cdef void send_singly(State *s, uint32_t at, int error) noexcept nogil:
         if i == 0:  # the last may fit where none of the others does: that proves nothing
             s.gso, s.gso_error = False, error
         count(s.port.tally, DELIVERED, 1)
-        count_sent(s.port.tally, message.segment, 1, length - VX_VXLAN_LEN)
+        count_sent(s.port.tally, message.segment, message.remote, 1, length - VX_VXLAN_LEN)

@@ -6,7 +6,7 @@ undone; what it is to send goes out in as few system calls as the kernel allows.
 cut a super-frame, or there is no such header, it is cut and summed here.
 """
 
-from libc.errno cimport EAGAIN, EINVAL, EIO, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO
+from libc.errno cimport EINVAL, EIO, EMSGSIZE, ENETDOWN, ENODEV, ENXIO
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
@@ -285,7 +285,7 @@ cdef bint send_now(State *s, uint8_t *head, uint32_t head_len, const uint8_t *bo
 cdef Verdict send_verdict(int error) noexcept nogil:
     if error == ENETDOWN or error == ENXIO or error == ENODEV:  # it is down, or was deleted
         return OVERLAY_DOWN
-    return OVERLAY_FULL if error == EAGAIN or error == ENOBUFS else OVERLAY_REFUSED
+    return OVERLAY_FULL if is_shortage(error) else OVERLAY_REFUSED
 
 
 # -- for tests --------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 # What a lane and its ports say to each other. A port is an endpoint of packets; each kind is a module
 # of its own (tap, udp, ...) that fills in one of the two tables of functions below. `state` is the
 # port's own; all functions are called by the one lane that owns the port.
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from vxcore._fast.c_net cimport MSG_DONTWAIT, POLLOUT, iovec, mmsghdr, msghdr, poll, pollfd, sendmmsg, sendmsg
@@ -26,7 +26,7 @@ cdef enum:
 
 
 # What a lane has counted; written by its thread alone, read by Python at any time.
-cdef struct SegmentCounters:
+cdef struct Carried:
     uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes
 
 # The start of a frame that was too large for the way to its remote, for the answer to its sender.
@@ -39,7 +39,8 @@ cdef struct Oversize:
 
 cdef struct Tally:
     uint64_t verdicts[N_VERDICTS]
-    SegmentCounters *segments
+    Carried *segments
+    Carried *remotes         # and at -1 what came from those that are none
     uint32_t n_oversize
     Oversize oversize[8]
 
@@ -151,9 +152,20 @@ cdef inline void count_drop(Tally *tally, Verdict verdict) noexcept nogil:
         tally.verdicts[<int>verdict] += 1
 
 
-cdef inline void count_sent(Tally *tally, uint32_t segment, uint64_t n, uint64_t n_bytes) noexcept nogil:
+cdef inline void count_received(Tally *tally, uint32_t segment, int32_t remote,
+                                uint64_t n_bytes) noexcept nogil:
+    tally.segments[segment].rx_packets += 1
+    tally.segments[segment].rx_bytes += n_bytes
+    tally.remotes[remote].rx_packets += 1
+    tally.remotes[remote].rx_bytes += n_bytes
+
+
+cdef inline void count_sent(Tally *tally, uint32_t segment, uint32_t remote, uint64_t n,
+                            uint64_t n_bytes) noexcept nogil:
     tally.segments[segment].tx_packets += n
     tally.segments[segment].tx_bytes += n_bytes
+    tally.remotes[remote].tx_packets += n
+    tally.remotes[remote].tx_bytes += n_bytes
 
 
 cdef inline void note_oversize(Tally *tally, uint32_t segment, uint32_t mtu, bint six,
@@ -229,8 +241,13 @@ cdef inline int send_one_now(Patience *p, int fd, const msghdr *msg) noexcept no
     return 0
 
 
+cdef inline bint is_shortage(int error) noexcept nogil:
+    """Whether a call failed for want of room or memory: the port is well, and the next call may succeed."""
+    return error == EAGAIN or error == ENOBUFS or error == ENOMEM
+
+
 cdef inline Verdict underlay_verdict(int error) noexcept nogil:
     """Why a packet was not sent."""
     if error == EMSGSIZE:
         return TOO_BIG
-    return UNDERLAY_FULL if error == EAGAIN or error == ENOBUFS else UNDERLAY_REFUSED
+    return UNDERLAY_FULL if is_shortage(error) else UNDERLAY_REFUSED

@@ -4,14 +4,14 @@ Place in the house: one kind of port; above port, below the lane. A frame and th
 front of it (IFF_VNET_HDR) cross in one system call each way, super-frames of up to 64 KiB among them.
 """
 
-from libc.errno cimport EAGAIN, EBADFD, EINTR, EIO, ENOBUFS, errno
+from libc.errno cimport EBADFD, EINTR, EIO, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport read
 
 from vxcore._fast.c_net cimport iovec, writev
 from vxcore._fast.c_wire cimport VX_ETH_LEN, vx_vnet
-from vxcore._fast.port cimport SLOT_LEN, Frame, Overlay, OverlayPort, count
+from vxcore._fast.port cimport SLOT_LEN, Frame, Overlay, OverlayPort, count, is_shortage
 from vxcore._fast.verdict cimport *
 
 cdef enum:
@@ -42,7 +42,7 @@ cdef int receive(void *state, Frame *out, uint32_t max, uint32_t budget) noexcep
         length = read(port.fd, out[n].data - VNET_LEN, VNET_LEN + SLOT_LEN)
         if length < 0 and errno == EINTR:
             continue
-        if length < 0 and (errno == EAGAIN or n):
+        if length < 0 and (is_shortage(errno) or n):
             break
         if length < 0:
             return -errno
@@ -70,7 +70,7 @@ cdef void send(void *state, iovec *parts, uint32_t n, const vx_vnet *vnet,
 cdef Verdict write_verdict(int error) noexcept nogil:
     if error == EIO or error == EBADFD:  # tun's answers while the device is down, and when it is gone
         return OVERLAY_DOWN
-    return OVERLAY_FULL if error == EAGAIN or error == ENOBUFS else OVERLAY_REFUSED
+    return OVERLAY_FULL if is_shortage(error) else OVERLAY_REFUSED
 
 
 cdef void flush(void *state) noexcept nogil:

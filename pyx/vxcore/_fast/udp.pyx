@@ -33,7 +33,7 @@ cdef enum:
 
 cdef struct Message:
     const Remote *remote
-    uint32_t part, n_pieces, step, last_len, n_bytes, segment
+    uint32_t part, n_pieces, step, last_len, n_bytes, segment, remote_id
     int next                 # of the same source port; NOTHING: the last
     uint16_t dstport_be
     uint8_t tos, ttl
@@ -212,7 +212,7 @@ cdef inline void enqueue(State *s, const Piece *pieces, uint32_t n, const Headin
     cdef uint32_t source = <uint32_t>((<uint64_t>heading.hash * s.n_sources) >> 32)
     cdef Message *message = &q.messages[q.n]
     cdef uint32_t i
-    message.remote, message.segment = heading.remote, heading.segment
+    message.remote, message.remote_id, message.segment = heading.remote, heading.remote_id, heading.segment
     message.tos, message.ttl, message.dstport_be = heading.tos, heading.ttl, heading.dstport_be
     message.part, message.n_pieces, message.n_bytes = q.n_parts, n, 0
     message.step = pieces[0].head_len + pieces[0].body_len
@@ -371,7 +371,7 @@ cdef void count_messages(State *s, uint32_t at, uint32_t end) noexcept nogil:
         message = &s.queue.messages[s.b.first[at]]
         for _i in range(s.b.n_merged[at]):
             count(s.port.tally, DELIVERED, message.n_pieces)
-            count_sent(s.port.tally, message.segment, message.n_pieces, message.n_bytes)
+            count_sent(s.port.tally, message.segment, message.remote_id, message.n_pieces, message.n_bytes)
             message = following(s.queue, message)
         at += 1
 
@@ -435,5 +435,5 @@ cdef void send_singly(State *s, const Message *message, uint32_t source, int err
         if i == 0 and error:  # the last may fit where no other does: that proves nothing
             s.gso, s.gso_error = False, error
         count(s.port.tally, DELIVERED, 1)
-        count_sent(s.port.tally, message.segment, 1,
+        count_sent(s.port.tally, message.segment, message.remote_id, 1,
                    msg.msg_iov[0].iov_len + msg.msg_iov[1].iov_len - VX_VXLAN_LEN)

@@ -29,7 +29,7 @@ cdef enum:
 
 # Of a packet that was queued, for the case that the kernel does not take it.
 cdef struct Account:
-    uint32_t segment, n_bytes
+    uint32_t segment, remote, n_bytes
 
 
 cdef struct State:
@@ -160,10 +160,11 @@ cdef inline void send_one(State *s, const Piece *piece, Hop *hop, const Heading 
         memcpy(vxlan + piece.head_len, piece.body, piece.body_len)
     put_outer(vxlan - outer_len, hop, length, 1, heading.hash, heading.dstport_be, heading.tos, heading.ttl)
     put_outer_checksum(&hop.template, vxlan, length, NULL, 0, False)
-    s.accounts[s.xsk.tx.mine & s.xsk.tx.mask] = Account(heading.segment, length - VX_VXLAN_LEN)
+    s.accounts[s.xsk.tx.mine & s.xsk.tx.mask] = Account(
+        heading.segment, heading.remote_id, length - VX_VXLAN_LEN)
     xsk_queue(s.xsk, vxlan - outer_len, outer_len + length)
     count(s.port.tally, DELIVERED, 1)
-    count_sent(s.port.tally, heading.segment, 1, length - VX_VXLAN_LEN)
+    count_sent(s.port.tally, heading.segment, heading.remote_id, 1, length - VX_VXLAN_LEN)
 
 
 cdef void too_big(State *s, const Piece *pieces, uint32_t n, uint32_t mtu,
@@ -189,8 +190,7 @@ cdef void take_back_counts(State *s, uint32_t n) noexcept nogil:
     cdef uint32_t i
     for i in range(n):
         account = &s.accounts[(s.xsk.tx.mine + i) & s.xsk.tx.mask]
-        s.port.tally.segments[account.segment].tx_packets -= 1
-        s.port.tally.segments[account.segment].tx_bytes -= account.n_bytes
+        count_sent(s.port.tally, account.segment, account.remote, <uint64_t>-1, -<uint64_t>account.n_bytes)
     s.port.tally.verdicts[<int>DELIVERED] -= n
 
 
