@@ -14,17 +14,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
+from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from vxcore import logs
+from vxcore import config, logs, succession
 from vxcore.confine import confine
+from vxcore.control.client import Client
+from vxcore.errors import ConfigError
+from vxcore.handover import VERSIONS, About, Channel, ask_for, begin, hand_over
 from vxcore.notify import ServiceManager, Watchdog
+from vxcore.parts import NOTHING, Part, Parts
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
     from vxcore.engine import Traffic
+    from vxcore.metrics import MetricsServer
     from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -33,6 +40,8 @@ _STOP = frozenset({signal.SIGINT, signal.SIGTERM})
 _REPORT = signal.SIGUSR1
 _RELOAD = signal.SIGHUP
 _WAKE_S = 1.0
+_LEAVE_S = 10.0
+_CONTROL, _METRICS = "control socket", "metrics"
 
 
 class RunningVtep(Protocol):
@@ -74,57 +83,165 @@ def serve(
     vtep_factory: VtepFactory | None = None,
     reload: Reload | None = None,
     file: str | None = None,
+    control: str | None = None,
 ) -> int:
     """Run a VTEP until SIGINT or SIGTERM; the exit code: 0, or 1 when a lane failed.
 
     When frames flow, stdout gets one line for each segment, ``ready vni 42 tap vx42 mtu 1450
     remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. On SIGHUP, if there is
     `reload`, the settings that it returns are applied, or nothing of them, and stdout gets a line
-    ``reloaded`` or ``not reloaded``; `file` is where they are from. Meanwhile the control socket of the
-    settings is served. Must be called in the main thread. Raises what the engine raises
+    ``reloaded`` or ``not reloaded``; `file` is where they are from, and `control` the option that outranks
+    it. Meanwhile the control socket of the settings is served. Must be called in the main thread. Raises what the engine raises
     when it cannot start; the host is then as it was.
     """
     logs.configure(settings.log)
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
-    signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
+    signals = _signals(reload)
     manager = ServiceManager()
     confine(settings)  # while there is one thread
     with _blocked(signals), (vtep_factory or _engine_vtep)(settings) as vtep:
-        started = time.monotonic()
-        again = None if reload is None else partial(_apply, vtep, reload, manager)
-        with _controlled(vtep, settings, again, file), _metrics(vtep, settings):
-            _announce(vtep.describe())
-            manager.ready(_status(vtep))
-            code = _wait(vtep, signals, again, manager)
-            manager.stopping(_words(vtep.failure) if vtep.failure else "stopping")
-        log.info("%s", _summary(vtep.counters(), time.monotonic() - started))
-        return code
+        life = _Life(vtep, settings, signals, manager, reload, About(file, control, manager.environment))
+        return life.live(NOTHING, lambda: _announce(vtep.describe()))
 
 
-def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
+def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
+    """As ``serve``, of a VTEP that another process has, at whose control socket it is asked for.
+
+    That process forwards until this one is ready to, and goes on if this one fails; then HandoverError,
+    ConfigError or OSError says why. `tell` is called when the VTEP is here, and the other process has ended;
+    from then on output goes where the other's went.
+    """
+    with Client(path) as client:
+        _, connection = client.become("takeover", versions=VERSIONS)
+        old_pid = client.pid
+    with closing(Channel(connection)) as channel:
+        succession.join(old_pid)
+        offer, settings, handed = ask_for(channel)
+        about, manager = offer.about, ServiceManager(offer.about.environment)
+        reload = None if about.file is None else partial(_load, about.file, about.control)
+        logs.configure(settings.log)
+        confine(settings)
+        signals = _signals(reload)
+        with _blocked(signals), _engine_vtep(settings, handed) as vtep:
+            life = _Life(vtep, settings, signals, manager, reload, about)
+            stood_ms = begin(channel, cast("Vtep", vtep), offer) / 1e6
+
+            def started() -> None:
+                if not channel.hung_up(_LEAVE_S):
+                    log.warning("process %d has given its VTEP away, and has not ended", old_pid)
+                parts = {name: part.n_fds for name, part in offer.parts.items()}
+                tell({"pid": os.getpid(), "was": old_pid, "stood_ms": round(stood_ms, 3), "handed": parts})
+                succession.use_outputs(handed)
+                handed.close_rest()
+                text = "process %d has this VTEP now, from process %d; nothing was forwarded for %.1f ms"
+                log.info(text, os.getpid(), old_pid, stood_ms)
+                _say(f"upgraded pid {os.getpid()}")
+
+            return life.live(handed, started)
+
+
+def _load(file: str, control: str | None) -> Settings:
+    return config.with_control(config.load(file), control)
+
+
+def _signals(reload: Reload | None) -> frozenset[signal.Signals]:
+    return _STOP | {_REPORT} | ({_RELOAD} if reload else set())
+
+
+def _engine_vtep(settings: Settings, handed: Parts | None = None) -> AbstractContextManager[RunningVtep]:
+    # What `live` needs is imported here, too: a VTEP that forwards must not fail for want of a module.
+    from vxcore.control import requests, server
     from vxcore.vtep import Vtep
 
-    return Vtep(settings)
+    if settings.metrics is not None:
+        from vxcore import metrics
+
+    return Vtep(settings, handed)
 
 
-def _controlled(
-    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None
-) -> AbstractContextManager[None]:
-    from vxcore.control.requests import Operated
-    from vxcore.control.server import serving
+@dataclass
+class _Life:
+    """A VTEP in this process, from the moment that it forwards."""
 
-    return serving(Operated(cast("Vtep", vtep), again, file), settings.control)
+    vtep: RunningVtep
+    settings: Settings
+    signals: frozenset[signal.Signals]
+    manager: ServiceManager
+    reload: Reload | None
+    about: About
+    metrics: MetricsServer | None = None
+    leaving: bool = False
+    began: float = field(default_factory=time.monotonic)
 
+    def live(self, handed: Parts, started: Callable[[], None]) -> int:
+        """Serve those who ask until the end, on sockets that may be `handed` over; the exit code."""
+        with self._metrics(handed), self._controlled(handed):
+            started()
+            self.manager.ready(_status(self.vtep))
+            code = _wait(self.vtep, self.signals, self._again(), self.manager)
+            failure = self.vtep.failure
+            self.manager.stopping(_words(failure) if failure else "stopping")
+        log.info("%s", self._summary())
+        return code
 
-def _metrics(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[object]:
-    """The server of metrics, if there is to be one."""
-    if settings.metrics is None:
-        return nullcontext()
-    from vxcore.metrics import MetricsServer
+    def _again(self) -> Again | None:
+        return None if self.reload is None else self._apply
 
-    return MetricsServer(vtep, settings.metrics)
+    def _apply(self) -> None:
+        _apply(self.vtep, self._read_again, self.manager)
+
+    def _read_again(self) -> Settings:
+        assert self.reload is not None
+        if self.leaving:
+            raise ConfigError("another process is taking this VTEP over; reload it there")
+        return self.reload()
+
+    def _controlled(self, handed: Parts) -> AbstractContextManager[None]:
+        from vxcore.control.requests import Operated
+        from vxcore.control.server import serving
+
+        operated = Operated(cast("Vtep", self.vtep), self._again(), self.about.file, self._hand_over)
+        return serving(operated, self.settings.control, handed.take(_CONTROL))
+
+    def _metrics(self, handed: Parts) -> AbstractContextManager[object]:
+        """The server of metrics, if there is to be one."""
+        if self.settings.metrics is None:
+            return nullcontext()
+        from vxcore.metrics import MetricsServer
+
+        self.metrics = MetricsServer(self.vtep, self.settings.metrics, handed.take(_METRICS))
+        return self.metrics
+
+    def _hand_over(self, connection: socket, listening: socket, pid: int) -> None:
+        """Give the VTEP to a process, and end; if that fails, say why, and go on."""
+        log.info("process %d is to have this VTEP", pid)
+        others = {name: Part([number], {}) for number, name in succession.OUTPUTS.items()}
+        others[_CONTROL] = Part([listening.fileno()], {})
+        if self.metrics is not None:
+            others[_METRICS] = self.metrics.part()
+        self.leaving = True
+        try:
+            hand_over(Channel(connection), cast("Vtep", self.vtep), self.about, others, pid)
+        except Exception as error:
+            log.error("not handed over to process %d, this one goes on: %s", pid, _words(error))
+            log.debug("raised here:", exc_info=error)
+            self.leaving = False
+        else:
+            self._leave(pid)
+
+    def _leave(self, pid: int) -> None:
+        """End at once, for all that would be put back is in use, and no thread has anything left to do."""
+        try:
+            self.manager.succeeded_by(pid)
+            log.info("process %d has this VTEP now; %s", pid, self._summary())
+            cast("Vtep", self.vtep).leave()
+        finally:
+            os._exit(0)
+
+    def _summary(self) -> str:
+        return _summary(self.vtep.counters(), time.monotonic() - self.began)
 
 
 @contextmanager

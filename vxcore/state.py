@@ -108,12 +108,14 @@ class Memory:
     def __init__(self, journal: Journal, remotes: Remotes, fdb: Fdb) -> None:
         self._journal, self._remotes, self._fdb = journal, remotes, fdb
 
-    def take(self) -> Learned:
-        """What lanes have learned from remotes until now."""
+    def take(self, within_s: int | None = None) -> Learned:
+        """What lanes have learned from remotes until now, or heard from within so many seconds."""
         with self._journal.change():
             found = self._fdb.snapshot()
             now = now_s()  # not before, for lanes go on meanwhile
             found = found[np.isin(found["kind"], _LEARNED) & (found["remote"] >= 0)]
+            if within_s is not None:
+                found = found[(np.uint32(now) - found["seen_s"]) & SEEN_BITS <= within_s]
             numbers, which = np.unique(found["remote"], return_inverse=True)
             addresses = [packed(self._remotes.address(int(number))) for number in numbers]
         rows = np.zeros(len(found), ROW)
@@ -198,7 +200,7 @@ def _admits(reader: Reader, segment: int, remote: int, address: bytes) -> bool:
 
 
 class Keeper:
-    """Reads a file when a VTEP starts, and writes it every `interval_s` and when it ends.
+    """Reads a file when a VTEP starts, and writes it every `interval_s` and when it ends, while it `writes`.
 
     A file that is no whole one of ours is renamed to FILE.refused, and the VTEP begins without it. One that
     cannot be written is told of in the log, once until it can again; what is carried does not depend on it.
@@ -206,6 +208,7 @@ class Keeper:
 
     def __init__(self, memory: Memory, path: str, interval_s: float) -> None:
         self._memory, self._path, self._interval_s = memory, path, interval_s
+        self.writes = True
         self._stop = threading.Event()
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="vxcore-state", daemon=True)
@@ -229,6 +232,11 @@ class Keeper:
         """Write from now on; `undo` writes for the last time."""
         self._thread.start()
         undo.callback(self._close)
+
+    def leave(self) -> None:
+        """Write no more: another process does."""
+        self._stop.set()
+        self._thread.join()
 
     def save(self) -> None:
         """Write now."""
@@ -256,9 +264,11 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self.save()
+            if self.writes:
+                self.save()
 
     def _close(self) -> None:
         self._stop.set()
         self._thread.join()
-        self.save()
+        if self.writes:
+            self.save()

@@ -187,6 +187,12 @@ class PacketsWanted(Asked, frozen=True):
     """Whether to say what happened to each."""
 
 
+class Takeover(Asked, frozen=True):
+    """Which versions of the handover the process that asks knows (`vxcore.handover`)."""
+
+    versions: Annotated[tuple[int, ...], Meta(description="a list of numbers", min_length=1)]
+
+
 class ForetellOut(Asked, frozen=True):
     """A frame as it would come from the overlay port of a segment."""
 
@@ -339,6 +345,12 @@ class Reloaded(Told, frozen=True):
     """How many there are now."""
 
 
+class HandsOver(Told, frozen=True):
+    """From here on the connection is that of a handover."""
+
+    version: int
+
+
 class Text(Told, frozen=True):
     """A piece of a TOML file."""
 
@@ -484,6 +496,7 @@ REQUESTS: dict[str, Request] = {
     "packets": Request(PacketsWanted, Nothing, "turn the connection into a stream of packets"),
     "foretell.out": Request(ForetellOut, Seen, "what would become of a frame from an overlay port"),
     "foretell.in": Request(ForetellIn, Seen, "what would become of a packet from the underlay"),
+    "takeover": Request(Takeover, HandsOver, "give the VTEP to the process that asks, as user or root", True),
     "monitor": Request(Monitor, Nothing, "turn the connection into a stream of events"),
 }
 

@@ -19,17 +19,19 @@ from vxcore.control import MAX_LINE
 from vxcore.control.protocol import fault_of
 from vxcore.control.requests import Operated
 from vxcore.control.session import HangUpError, Session, Worker
-from vxcore.control.socket_file import Peer, default_path, group_id, listening
+from vxcore.control.socket_file import Peer, default_path, group_id, listening, taken
 from vxcore.errors import ConfigError
+from vxcore.parts import Part, sockets
 
 log = logging.getLogger("vxcore")
 
 MAX_CLIENTS = 64
+_AGAIN_S = 1.0
 
 
 @contextmanager
-def serving(operated: Operated, settings: Control) -> Iterator[None]:
-    """Serve a VTEP's control socket meanwhile.
+def serving(operated: Operated, settings: Control, handed: Part | None = None) -> Iterator[None]:
+    """Serve a VTEP's control socket meanwhile, which may be `handed` over: it listens.
 
     Raises ConfigError and OSError when the settings name a path that cannot be had; without one in the
     settings, the log says why there is no socket.
@@ -41,7 +43,8 @@ def serving(operated: Operated, settings: Control) -> Iterator[None]:
     path = default_path() if settings.socket is None else Path(settings.socket)
     with ExitStack() as stack:
         try:
-            server = Server(operated, stack.enter_context(listening(path, gid)), gid)
+            opened = listening(path, gid) if handed is None else taken(*sockets(handed.fds))
+            server = Server(operated, stack.enter_context(opened), gid)
         except (ConfigError, OSError) as error:
             if settings.socket is not None:
                 raise
@@ -61,7 +64,9 @@ class Server:
 
     def __init__(self, operated: Operated, sock: socket, gid: int | None = None) -> None:
         self._sock, self._gid = sock, gid
-        self._worker = Worker(operated)
+        self._sock.setblocking(False)
+        self._worker = Worker(operated, sock, self._accept_again)
+        self._accepting: asyncio.Task[None] | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -83,11 +88,30 @@ class Server:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async with await asyncio.start_unix_server(self._greet, sock=self._sock, limit=MAX_LINE):
-            await self._stop.wait()
-            for client in self._clients:
-                client.cancel()
-            await asyncio.gather(*self._clients, return_exceptions=True)
+        self._accept_again(True)
+        await self._stop.wait()
+        self._accept_again(False)
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    def _accept_again(self, accepts: bool) -> None:
+        """Whether clients are let in; others wait outside."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+        self._accepting = self._loop.create_task(self._accept()) if accepts else None
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = await self._loop.sock_accept(self._sock)
+            except OSError as error:  # of descriptors, say
+                log.warning("control socket: %s", error.strerror)
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            reader = asyncio.StreamReader(MAX_LINE, self._loop)
+            protocol = asyncio.StreamReaderProtocol(reader, self._greet, self._loop)
+            await self._loop.connect_accepted_socket(lambda protocol=protocol: protocol, client)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

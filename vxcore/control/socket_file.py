@@ -76,12 +76,22 @@ def listening(path: Path, gid: int | None) -> Iterator[socket.socket]:
             _bind(sock, path, gid)
         except OSError as error:
             raise OSError(error.errno, f"control socket {path}: {error.strerror}") from None
-        ours = path.stat()
+        with taken(sock):
+            yield sock
+
+
+@contextmanager
+def taken(sock: socket.socket) -> Iterator[socket.socket]:
+    """A socket that listens already; its file, if it still is there, goes at the end."""
+    path = Path(sock.getsockname())
+    sock.listen(_BACKLOG)  # again: by this process, as those who connect will see
+    ours = path.stat() if path.exists() else None
+    with sock:
         try:
             yield sock
         finally:
             with suppress(OSError):
-                if os.path.samestat(path.stat(), ours):
+                if ours is not None and os.path.samestat(path.stat(), ours):
                     path.unlink()
 
 
