@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from socket import socket
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from vxcore import config, logs, succession
 from vxcore.confine import confine
 from vxcore.control.client import Client
 from vxcore.errors import ConfigError
-from vxcore.handover import VERSIONS, About, Channel, ask_for, begin, hand_over
+from vxcore.handover import VERSIONS, About, Channel, Offer, ask_for, begin, hand_over
 from vxcore.notify import ServiceManager, Watchdog
 from vxcore.parts import NOTHING, Part, Parts
 
@@ -42,6 +43,7 @@ _RELOAD = signal.SIGHUP
 _WAKE_S = 1.0
 _LEAVE_S = 10.0
 _CONTROL, _METRICS = "control socket", "metrics"
+_LATER = ("vxcore.control.server", "vxcore.metrics", "vxcore.state")
 
 
 class RunningVtep(Protocol):
@@ -91,8 +93,8 @@ def serve(
     remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. On SIGHUP, if there is
     `reload`, the settings that it returns are applied, or nothing of them, and stdout gets a line
     ``reloaded`` or ``not reloaded``; `file` is where they are from, and `control` the option that outranks
-    it. Meanwhile the control socket of the settings is served. Must be called in the main thread. Raises what the engine raises
-    when it cannot start; the host is then as it was.
+    it. Meanwhile the control socket of the settings is served. Must be called in the main thread. Raises
+    what the engine raises when it cannot start; the host is then as it was.
     """
     logs.configure(settings.log)
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
@@ -119,27 +121,39 @@ def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
     with closing(Channel(connection)) as channel:
         succession.join(old_pid)
         offer, settings, handed = ask_for(channel)
+        logs.configure(settings.log)
         about, manager = offer.about, ServiceManager(offer.about.environment)
         reload = None if about.file is None else partial(_load, about.file, about.control)
-        logs.configure(settings.log)
         confine(settings)
-        signals = _signals(reload)
-        with _blocked(signals), _engine_vtep(settings, handed) as vtep:
-            life = _Life(vtep, settings, signals, manager, reload, about)
+        with _blocked(_signals(reload)), _engine_vtep(settings, handed) as vtep:
+            for module in _LATER:  # they must not be missing when nobody else forwards any more
+                import_module(module)
             stood_ms = begin(channel, cast("Vtep", vtep), offer) / 1e6
+            taken = _Taken(channel, offer, handed, old_pid, round(stood_ms, 3))
+            life = _Life(vtep, settings, _signals(reload), manager, reload, about)
+            return life.live(handed, lambda: taken.tell(tell))
 
-            def started() -> None:
-                if not channel.hung_up(_LEAVE_S):
-                    log.warning("process %d has given its VTEP away, and has not ended", old_pid)
-                parts = {name: part.n_fds for name, part in offer.parts.items()}
-                tell({"pid": os.getpid(), "was": old_pid, "stood_ms": round(stood_ms, 3), "handed": parts})
-                succession.use_outputs(handed)
-                handed.close_rest()
-                text = "process %d has this VTEP now, from process %d; nothing was forwarded for %.1f ms"
-                log.info(text, os.getpid(), old_pid, stood_ms)
-                _say(f"upgraded pid {os.getpid()}")
 
-            return life.live(handed, started)
+class _Taken(NamedTuple):
+    """A VTEP that was another process's until now."""
+
+    channel: Channel
+    offer: Offer
+    handed: Parts
+    was: int
+    stood_ms: float
+
+    def tell(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """When the other process has ended, which it does at once."""
+        if not self.channel.hung_up(_LEAVE_S):
+            log.warning("process %d has given its VTEP away, and has not ended", self.was)
+        parts = {name: part.n_fds for name, part in self.offer.parts.items()}
+        tell({"pid": os.getpid(), "was": self.was, "stood_ms": self.stood_ms, "handed": parts})
+        succession.use_outputs(self.handed)
+        self.handed.close_rest()
+        text = "process %d has the VTEP of process %d now; nothing was forwarded for %.1f ms"
+        log.info(text, os.getpid(), self.was, self.stood_ms)
+        _say(f"upgraded pid {os.getpid()}")
 
 
 def _load(file: str, control: str | None) -> Settings:
@@ -151,12 +165,7 @@ def _signals(reload: Reload | None) -> frozenset[signal.Signals]:
 
 
 def _engine_vtep(settings: Settings, handed: Parts | None = None) -> AbstractContextManager[RunningVtep]:
-    # What `live` needs is imported here, too: a VTEP that forwards must not fail for want of a module.
-    from vxcore.control import requests, server
     from vxcore.vtep import Vtep
-
-    if settings.metrics is not None:
-        from vxcore import metrics
 
     return Vtep(settings, handed)
 
@@ -235,7 +244,7 @@ class _Life:
         """End at once, for all that would be put back is in use, and no thread has anything left to do."""
         try:
             self.manager.succeeded_by(pid)
-            log.info("process %d has this VTEP now; %s", pid, self._summary())
+            log.info("process %d goes on; %s", pid, self._summary())
             cast("Vtep", self.vtep).leave()
         finally:
             os._exit(0)

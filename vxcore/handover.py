@@ -1,7 +1,7 @@
 """Handover: a VTEP goes from its process to another one, of a newer vxcore say, while it forwards.
 
-Place in the house: above vtep, below control, whose socket the two processes talk over, and daemon, which says
-when. Messages are MessagePack; descriptors go beside them (SCM_RIGHTS). What is said, in this order:
+Place in the house: above vtep, below control, whose socket the two processes talk over, and daemon, which
+says when. Messages are MessagePack; descriptors go beside them (SCM_RIGHTS). What is said, in this order:
 
     new -> old   Want     it is there, and has read the reply of the control socket
     old -> new   Offer    settings, descriptors, and what was learned; the old one goes on forwarding

@@ -114,7 +114,9 @@ class Overlays:
 
     def rest(self) -> dict[str, list[bytes]]:
         """While the lanes stand: where each lane's port of each device is to go on."""
-        return {title(device.key): [port.rest() for port in device.ports] for device in self._devices.values()}
+        return {
+            title(device.key): [port.rest() for port in device.ports] for device in self._devices.values()
+        }
 
     def resume(self, where: dict[str, list[bytes]]) -> None:
         """Go on there, before the lanes run."""

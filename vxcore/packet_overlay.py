@@ -22,8 +22,8 @@ from typing import NamedTuple
 from vxcore._fast.packet_overlay import PacketOverlayPort
 from vxcore.config import Offload
 from vxcore.errors import ConfigError
-from vxcore.parts import Part, descriptors, sockets
 from vxcore.packet import SOL_PACKET, RingSize, packet_socket, received, ring_drops, set_ring, share
+from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import attach_filter, offload_state, set_buffer
 from vxcore.wire import ETH_LEN
 

@@ -22,8 +22,8 @@ from vxcore._fast.xdp_overlay import XdpOverlayPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError
-from vxcore.parts import Part, descriptors, sockets
 from vxcore.packet_overlay import LinkWatch, look_at
+from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import IPAddress, device_of, port_keeper
 from vxcore.xdp import ALL_PACKETS, LARGEST_MTU, XdpDevice, our_packets
 

@@ -1,7 +1,7 @@
 """The commands that give a running VTEP to another process, without a packet lost.
 
-Place in the house: among the commands, above asking and daemon. `upgrade` starts `takeover`, which becomes the
-VTEP, and waits until it is; docs/upgrade.md says what is kept.
+Place in the house: among the commands, above asking and daemon. `upgrade` starts `takeover`, which becomes
+the VTEP, and waits until it is; docs/upgrade.md says what is kept.
 """
 
 from __future__ import annotations

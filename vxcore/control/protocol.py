@@ -425,7 +425,7 @@ class Rows(Told, Generic[R], frozen=True):
     rows: list[R]
 
 
-# What the command ping prints
+# What the commands ping and upgrade print
 
 
 class Full(Told, frozen=True):
@@ -454,6 +454,16 @@ class Reached(Told, frozen=True):
     is_remote: bool
     underlay_ms: list[float | None]
     full: Full
+
+
+class Upgraded(Told, frozen=True):
+    """A VTEP is in another process now, `pid`; for so long nobody has forwarded."""
+
+    pid: int
+    was: int
+    stood_ms: float
+    handed: dict[str, int]
+    """How many descriptors of each part."""
 
 
 # The list

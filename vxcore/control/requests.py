@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from socket import socket
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from socket import socket
 from typing import Any, TypeVar
 
 import msgspec
@@ -89,7 +89,7 @@ class Operated:
     """Apply the settings file again, or raise; None: there is no file."""
     file: str | None = None
     hand_over: Callable[[socket, socket, int], None] | None = None
-    """Give the VTEP to a process: its connection, the socket that listens, its pid. Returns if that failed."""
+    """Give the VTEP to a process: its connection, the socket that listens, its pid. Returns if it failed."""
     started: float = field(default_factory=time.monotonic)
 
 

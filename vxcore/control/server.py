@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -54,6 +55,10 @@ def serving(operated: Operated, settings: Control, handed: Part | None = None) -
             stack.callback(server.stop)
             log.debug("control socket %s", path)
         yield
+
+
+def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+    return protocol
 
 
 class Server:
@@ -111,7 +116,7 @@ class Server:
                 continue
             reader = asyncio.StreamReader(MAX_LINE, self._loop)
             protocol = asyncio.StreamReaderProtocol(reader, self._greet, self._loop)
-            await self._loop.connect_accepted_socket(lambda protocol=protocol: protocol, client)
+            await self._loop.connect_accepted_socket(partial(_same, protocol), client)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -194,7 +194,7 @@ class Session:
             log.info("user %d, process %d: %s %s%s", peer.uid, peer.pid, message.do, what, failure)
 
     async def _hand_over(self, message: Message, given: Takeover) -> None:
-        """The connection is a handover's from now on. Who connects meanwhile waits for whoever has the VTEP."""
+        """The connection is a handover's from now on. Who connects meanwhile waits until it is decided."""
         hand_over = self._operated.hand_over
         if self.peer.uid not in (0, os.geteuid()):
             raise HangUpError("denied", f"user {self.peer.uid} may not take the VTEP over: root may")
@@ -206,7 +206,8 @@ class Session:
             text = f"vxcore {__version__} here hands over in version {known}, and the new one knows {asked}"
             raise UnsupportedError(f"{text}; upgrade in steps, or restart")
         self._note(message)
-        self._writer.transport.pause_reading()
+        transport: Any = self._writer.transport  # which reads as well
+        transport.pause_reading()
         await self._send(_line(Reply(id=message.id, ok=HandsOver(version=version))))
         connection = self._writer.get_extra_info("socket").dup()
         self._worker.accept(False)
