@@ -9,8 +9,8 @@ says when. Messages are MessagePack; descriptors go beside them (SCM_RIGHTS). Wh
     old -> new   Final    its lanes stand: where they stopped, and what was learned since the offer
     new -> old   Running  from here on the VTEP is the new one's
 
-Before the last of them the old process takes its lanes up again whatever becomes of the new one, which is
-killed if it does not answer in time: never do both forward.
+Before the last of them the old process takes its lanes up again whatever becomes of the new one, which has
+hung up before, or is killed if it does not answer in time: never do both forward.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ M = TypeVar("M", bound=Struct)
 
 class HandoverError(VxcoreError):
     """The VTEP stays with the process that has it."""
+
+
+class HungUpError(HandoverError):
+    """The other process is gone, or has closed the connection: then it does not forward."""
 
 
 class Kept(Struct, frozen=True):
@@ -135,7 +139,7 @@ class Channel:
         except TimeoutError:
             raise HandoverError("the other process does not read") from None
         except OSError as error:
-            raise HandoverError(f"the other process is gone: {error.strerror}") from None
+            raise HungUpError(f"the other process is gone: {error.strerror}") from None
 
     def receive(self, kind: type[M], seconds: float) -> tuple[M, list[int]]:
         """The next message, which is to be of that kind, and its descriptors."""
@@ -166,7 +170,7 @@ class Channel:
         while view:
             got = self._within(deadline, self._socket.recv_into, view)
             if not got:
-                raise HandoverError("the other process has hung up")
+                raise HungUpError("the other process has hung up")
             view = view[got:]
         return bytes(data)
 
@@ -175,7 +179,7 @@ class Channel:
             deadline, socket.recv_fds, self._socket, 1, _AT_ONCE, socket.MSG_CMSG_CLOEXEC
         )
         if not data:
-            raise HandoverError("the other process has hung up")
+            raise HungUpError("the other process has hung up")
         if flags & socket.MSG_CTRUNC or not fds:
             for fd in fds:
                 os.close(fd)
@@ -189,7 +193,7 @@ class Channel:
         except TimeoutError:
             raise HandoverError("the other process does not answer") from None
         except OSError as error:
-            raise HandoverError(f"the other process is gone: {error.strerror}") from None
+            raise HungUpError(f"the other process is gone: {error.strerror}") from None
 
 
 # The old process
@@ -207,8 +211,9 @@ def hand_over(channel: Channel, vtep: Vtep, about: About, others: Mapping[str, P
         _offer(channel, vtep, about, {**vtep.parts(), **others})
         channel.receive(Ready, PREPARE_S)
         _finish(channel, vtep, time.monotonic() - began)
-    except BaseException:
-        _end(pid)
+    except BaseException as error:
+        if not isinstance(error, HungUpError):
+            _end(pid)
         if vtep.stands:
             vtep.go_on()
         raise

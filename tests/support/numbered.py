@@ -45,14 +45,14 @@ def send(host: str, port: int, rate: int) -> None:
 
 
 def receive(host: str) -> None:
-    """Until nothing more comes."""
-    seen, repeated = bytearray(1 << 24), 0
+    """Until all are there, or nothing more comes."""
+    seen, n_seen, repeated = bytearray(1 << 24), 0, 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_LEN)
         sock.bind((host, 0))
         print(sock.getsockname()[1], flush=True)
-        wanted, last = 0, time.monotonic()
-        while not wanted or time.monotonic() < last + QUIET_S:
+        wanted, last, ready = 0, time.monotonic(), [sock]
+        while not wanted or (n_seen < wanted and (ready or time.monotonic() < last + QUIET_S)):
             watched = [sock] if wanted else [sock, sys.stdin]
             ready = select.select(watched, [], [], 0.2)[0]
             if sys.stdin in ready:
@@ -60,6 +60,7 @@ def receive(host: str) -> None:
             if sock in ready:
                 number = int.from_bytes(sock.recv(2048)[:8], "big")
                 repeated += seen[number]
+                n_seen += not seen[number]
                 seen[number], last = 1, time.monotonic()
     missing = [number for number in range(wanted) if not seen[number]]
     print(json.dumps({"missing": len(missing), "first": missing[:1], "repeated": repeated}), flush=True)

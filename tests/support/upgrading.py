@@ -1,6 +1,6 @@
 """Traffic that goes on while a VTEP is upgraded, and what is to be said of it at the end.
 
-Place in the house: above hosts, under tests/interop/test_upgrade.py and benchmarks/upgrades.py; numbered.py is
+Place in the house: above hosts, under test_upgrade.py and the benchmark of upgrades; numbered.py is
 what runs in the namespaces.
 """
 
@@ -74,34 +74,35 @@ class Talk:
 class Upgradable:
     """A VTEP in a host's namespace, which process by process becomes another one."""
 
-    def __init__(self, host: Host, vtep: VtepProcess) -> None:
-        self.host, self.vtep, self.pid = host, vtep, vtep.process.pid
-        self.pids = [self.pid]
+    def __init__(self, host: Host, vtep: VtepProcess, before: tuple[str, ...] = ()) -> None:
+        self.host, self.vtep, self.pid, self._before = host, vtep, vtep.process.pid, before
+        self.asking: tuple[str, ...] = ()  # options of every command
 
     def upgrade(self, *options: str) -> dict[str, Any]:
         """To a process of the same vxcore; what the command said."""
-        done: dict[str, Any] = json.loads(self.host.run(*VXCORE, "upgrade", "--json", *options).stdout)
+        words = (*self._before, *VXCORE, "upgrade", "--json", *options, *self.asking)
+        done: dict[str, Any] = json.loads(self.host.run(*words).stdout)
         assert done["was"] == self.pid
         self.pid = done["pid"]
-        self.pids.append(self.pid)
         assert self.show()["pid"] == self.pid
         return done
 
     def fails(self, *options: str) -> str:
         """An upgrade that does not take place, and what is said of it; the process goes on."""
-        done = self.host.run(*VXCORE, "upgrade", *options, check=False)
+        done = self.host.run(*VXCORE, "upgrade", *options, *self.asking, check=False)
         assert done.returncode == 1, done.stdout + done.stderr
         assert self.show()["pid"] == self.pid
         return done.stderr
 
     def show(self, *words: str) -> Any:
-        return json.loads(self.host.run(*VXCORE, "show", *words, "--json").stdout)
+        return json.loads(self.host.run(*VXCORE, "show", *words, "--json", *self.asking).stdout)
 
     def stop(self) -> str:
         """End the last of the processes; what all of them have logged."""
         assert self.vtep.process.stderr is not None
         os.kill(self.pid, signal.SIGTERM)
         log = self.vtep.process.stderr.read()  # it ends when nobody has it any more
+        self.vtep.process.wait(DEADLINE_S)  # the first of them, which nobody else does
         wait_until(lambda: not Path("/proc", str(self.pid)).exists(), "its end")
         return log
 
