@@ -11,14 +11,13 @@ import pytest
 from support.hosts import Lan, VtepProcess, wait_until
 from support.tree import ROOT
 from support.upgrading import (
+    KINDS,
     VXCORE,
-    Numbered,
     Talk,
     Upgradable,
-    dropped_by_backlogs,
-    dropped_by_sockets,
-    lost_for_want_of_room,
     output,
+    up,
+    upgraded_under_traffic,
 )
 
 pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
@@ -33,75 +32,30 @@ def lan() -> Iterator[Lan]:
         yield made
 
 
-def up(
-    lan: Lan,
-    *options: str,
-    port: tuple[str, ...] = ("--tap", "vx42"),
-    local: str | None = None,
-    before: tuple[str, ...] = (),
-) -> Upgradable:
-    """A VTEP on host 1, and the kernel's on host 2."""
-    one, two = lan.hosts
-    ends = ("--local", local or one.v4, "--remote", two.v4)
-    process = VtepProcess(one, "up", "--vni", "42", *ends, *port, *options, before=before)
-    vtep = Upgradable(one, process, before)
-    if port[0] == "--tap":
-        one.overlay("vx42")
-    two.kernel_vxlan([one])
-    return vtep
-
-
 def carries_on(lan: Lan, vtep: Upgradable, n_upgrades: int) -> None:
     """What is missing in the end, kernels have had no room for, which a busy machine may come to."""
-    one, two = lan.hosts
-    one.ping("10.42.0.2")
-    before = dropped_by_backlogs()
-    flows = [Numbered(one, two, "10.42.0.2"), Numbered(two, one, "10.42.0.1")]
-    talk = Talk(one, two, "10.42.0.2")
-    for _ in range(n_upgrades):
-        vtep.upgrade()
-    assert talk.finish() > 0
-    found = [flow.finish() for flow in flows]
-    excused = dropped_by_sockets(one, two) + dropped_by_backlogs() - before
-    one.ping("10.42.0.2")
-    excused += lost_for_want_of_room(vtep.stop())
-    assert sum(flow["missing"] for flow in found) <= excused, found
-    assert [flow["repeated"] for flow in found] == [0, 0]
-    assert all(flow["sent"] > 1000 for flow in found), "it was no test"
+    found = upgraded_under_traffic(lan, vtep, n_upgrades)
+    assert found.missing <= found.dropped, found
+    assert found.repeated == 0
+    assert found.sent > 1000, "it was no test"
+    assert found.talked > 0
 
 
 # Every kind of port
 
 
 def test_no_packet_is_lost_and_no_connection_breaks_over_three_upgrades(lan: Lan) -> None:
-    carries_on(lan, up(lan), 3)
+    carries_on(lan, KINDS["udp, tap"](lan), 3)
 
 
-@pytest.mark.parametrize("underlay", ["packet", "xdp"])
-def test_other_underlays_are_handed_over_too(lan: Lan, underlay: str) -> None:
-    carries_on(lan, up(lan, "--underlay", underlay, "--dev", "eth"), 2)
-
-
-@pytest.mark.parametrize("kind", ["packet", "xdp"])
-def test_other_overlay_ports_are_handed_over_too(lan: Lan, kind: str) -> None:
-    one = lan.hosts[0]
-    peer = ("peer", "name", "host", "mtu", "1450")
-    one.ip("link", "add", "access", "mtu", "1450", "type", "veth", *peer)
-    one.run("sysctl", "-qw", "net.ipv6.conf.access.disable_ipv6=1", "net.ipv4.conf.access.arp_ignore=8")
-    one.ip("link", "set", "access", "up")
-    one.overlay("host")
-    carries_on(lan, up(lan, port=("--port", f"{kind}=access")), 2)
+@pytest.mark.parametrize("kind", ["packet, tap", "xdp, tap", "udp, packet", "udp, xdp"])
+def test_other_ports_are_handed_over_too(lan: Lan, kind: str) -> None:
+    carries_on(lan, KINDS[kind](lan), 2)
 
 
 @NEEDS_TUNNELS
 def test_an_underlay_tap_is_handed_over_too(lan: Lan) -> None:
-    one, two = lan.hosts
-    one.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.neigh.eth.proxy_delay=0")
-    one.ip("neigh", "add", "proxy", "192.0.2.101", "dev", "eth")
-    vtep = up(lan, "--underlay", "tap", "--via", "vxu", local="192.0.2.101")
-    entry = ("00:00:00:00:00:00", "dev", "vx42", "dst", "192.0.2.101")
-    two.run("bridge", "fdb", "append", *entry)
-    carries_on(lan, vtep, 2)
+    carries_on(lan, KINDS["tap, tap"](lan), 2)
 
 
 def test_several_lanes_are_handed_over_too(lan: Lan) -> None:

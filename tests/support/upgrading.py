@@ -1,6 +1,6 @@
 """Traffic that goes on while a VTEP is upgraded, and what is to be said of it at the end.
 
-Place in the house: above hosts, under test_upgrade.py and the benchmark of upgrades; numbered.py is
+Place in the house: above hosts, under test_upgrade.py and benchmarks/upgrades.py; numbered.py is
 what runs in the namespaces.
 """
 
@@ -13,10 +13,11 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from support.hosts import DEADLINE_S, STARVED, Host, VtepProcess, wait_until
+from support.hosts import DEADLINE_S, STARVED, Host, Lan, VtepProcess, wait_until
 
 NUMBERED = Path(__file__).with_name("numbered.py")
 VXCORE = (sys.executable, "-m", "vxcore")
@@ -130,3 +131,90 @@ def output(process: subprocess.Popen[str], seconds: float = DEADLINE_S) -> str:
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], seconds)[0], "it says nothing"
     return process.stdout.readline()
+
+
+# VTEPs of each kind
+
+
+def up(
+    lan: Lan,
+    *options: str,
+    port: tuple[str, ...] = ("--tap", "vx42"),
+    local: str | None = None,
+    before: tuple[str, ...] = (),
+) -> Upgradable:
+    """A VTEP on host 1, and the kernel's on host 2."""
+    one, two = lan.hosts
+    ends = ("--local", local or one.v4, "--remote", two.v4)
+    process = VtepProcess(one, "up", "--vni", "42", *ends, *port, *options, before=before)
+    vtep = Upgradable(one, process, before)
+    if port[0] == "--tap":
+        one.overlay("vx42")
+    two.kernel_vxlan([one])
+    return vtep
+
+
+def _other_underlay(kind: str) -> Callable[[Lan], Upgradable]:
+    return lambda lan: up(lan, "--underlay", kind, "--dev", "eth")
+
+
+def _other_overlay(kind: str) -> Callable[[Lan], Upgradable]:
+    def start(lan: Lan) -> Upgradable:
+        one = lan.hosts[0]
+        peer = ("peer", "name", "host", "mtu", "1450")
+        one.ip("link", "add", "access", "mtu", "1450", "type", "veth", *peer)
+        switches = ("net.ipv6.conf.access.disable_ipv6=1", "net.ipv4.conf.access.arp_ignore=8")
+        one.run("sysctl", "-qw", *switches)
+        one.ip("link", "set", "access", "up")
+        one.overlay("host")
+        return up(lan, port=("--port", f"{kind}=access"))
+
+    return start
+
+
+def _underlay_tap(lan: Lan) -> Upgradable:
+    one, two = lan.hosts
+    one.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.neigh.eth.proxy_delay=0")
+    one.ip("neigh", "add", "proxy", "192.0.2.101", "dev", "eth")
+    vtep = up(lan, "--underlay", "tap", "--via", "vxu", local="192.0.2.101")
+    entry = ("00:00:00:00:00:00", "dev", "vx42", "dst", "192.0.2.101")
+    two.run("bridge", "fdb", "append", *entry)
+    return vtep
+
+
+KINDS: dict[str, Callable[[Lan], Upgradable]] = {
+    "udp, tap": up,
+    "packet, tap": _other_underlay("packet"),
+    "xdp, tap": _other_underlay("xdp"),
+    "tap, tap": _underlay_tap,
+    "udp, packet": _other_overlay("packet"),
+    "udp, xdp": _other_overlay("xdp"),
+}
+"""Underlay port, overlay port."""
+
+
+class Found(NamedTuple):
+    """What upgrades did to traffic; `dropped` is what some queue of a kernel had no room for."""
+
+    sent: int
+    missing: int
+    repeated: int
+    dropped: int
+    talked: int
+    stood_ms: list[float]
+
+
+def upgraded_under_traffic(lan: Lan, vtep: Upgradable, n_upgrades: int) -> Found:
+    """Upgrade it while numbered packets go both ways, and a TCP connection lasts; ends the VTEP."""
+    one, two = lan.hosts
+    one.ping("10.42.0.2")
+    before = dropped_by_backlogs()
+    flows = [Numbered(one, two, "10.42.0.2"), Numbered(two, one, "10.42.0.1")]
+    talk = Talk(one, two, "10.42.0.2")
+    stood_ms = [vtep.upgrade()["stood_ms"] for _ in range(n_upgrades)]
+    talked, found = talk.finish(), [flow.finish() for flow in flows]
+    dropped = dropped_by_sockets(one, two) + dropped_by_backlogs() - before
+    one.ping("10.42.0.2")
+    dropped += lost_for_want_of_room(vtep.stop())
+    sent, missing, repeated = (sum(flow[name] for flow in found) for name in ("sent", "missing", "repeated"))
+    return Found(sent, missing, repeated, dropped, talked, stood_ms)
