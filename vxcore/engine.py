@@ -198,6 +198,10 @@ class Engine:
             parts[_underlay_title("tap")] = self._tap.part()
         return {**parts, **self._endpoints.parts(), **self._overlays.parts()}
 
+    def places(self) -> dict[str, int]:
+        """The numbers that rows of the FDB have for the segments' ports, by names that others know, too."""
+        return self._overlays.accesses()
+
     def stand(self) -> None:
         """Let the lanes stop at the end of a burst; what comes waits in the kernel until ``go_on``."""
         for lane in self._lanes:

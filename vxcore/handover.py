@@ -35,7 +35,7 @@ from vxcore.parts import Part, Parts
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
-    from vxcore.state import Learned
+    from vxcore.state import Memory
     from vxcore.vtep import Vtep
 
 VERSIONS = (1,)
@@ -62,11 +62,12 @@ class HungUpError(HandoverError):
 
 
 class Kept(Struct, frozen=True):
-    """What was learned (`vxcore.state.Learned`), as bytes."""
+    """What was learned (`vxcore.state.Learned`), as bytes; and what of hosts here, behind which place."""
 
     addresses: bytes
     rows: bytes
     saved_s: int
+    behind: bytes
 
 
 class Described(Struct, frozen=True):
@@ -98,6 +99,7 @@ class Offer(Struct, frozen=True, tag=True):
     settings: str
     about: About
     parts: dict[str, Described]
+    places: dict[str, int]
     kept: Kept
 
 
@@ -227,7 +229,8 @@ def _offer(channel: Channel, vtep: Vtep, about: About, parts: Mapping[str, Part]
         settings=dumps(vtep.running()),
         about=about,
         parts={name: Described(len(part.fds), part.facts) for name, part in parts.items()},
-        kept=_kept(vtep.memory.take()),
+        places=vtep.places(),
+        kept=_kept(vtep.memory),
     )
     channel.send(offer, [fd for part in parts.values() for fd in part.fds], PREPARE_S)
 
@@ -236,7 +239,7 @@ def _finish(channel: Channel, vtep: Vtep, elapsed_s: float) -> None:
     """From here on nobody forwards, until one of the two does."""
     stopped_ns = time.monotonic_ns()
     vtep.stand()
-    final = Final(stopped_ns, vtep.rest(), _kept(vtep.memory.take(int(elapsed_s) + 2)))
+    final = Final(stopped_ns, vtep.rest(), _kept(vtep.memory, int(elapsed_s) + 2))
     channel.send(final)
     channel.receive(Running, RUN_S)
 
@@ -252,8 +255,10 @@ def _end(pid: int) -> None:
             os.close(fd)
 
 
-def _kept(learned: Learned) -> Kept:
-    return Kept(learned.addresses.tobytes(), learned.rows.tobytes(), learned.saved_s)
+def _kept(memory: Memory, within_s: int | None = None) -> Kept:
+    learned, behind = memory.take(within_s), memory.take_behind(within_s)
+    rows = (learned.addresses.tobytes(), learned.rows.tobytes())
+    return Kept(*rows, learned.saved_s, behind.tobytes())
 
 
 # The new process
@@ -278,20 +283,23 @@ def begin(channel: Channel, vtep: Vtep, offer: Offer) -> int:
 
     HandoverError says why not; then the old one forwards, and this VTEP must not.
     """
-    vtep.memory.put(_learned(offer.kept))
+    _remember(vtep, offer, offer.kept)
     channel.send(Ready())
     final, _ = channel.receive(Final, RUN_S)
     vtep.resume(final.rest)
-    vtep.memory.put(_learned(final.kept))
+    _remember(vtep, offer, final.kept)
     channel.send(Running())
     vtep.go()
     return time.monotonic_ns() - final.stopped_ns
 
 
-def _learned(kept: Kept) -> Learned:
+def _remember(vtep: Vtep, offer: Offer, kept: Kept) -> None:
     import numpy as np
 
     from vxcore.state import ROW, Learned
 
     addresses = np.frombuffer(kept.addresses, np.uint8).reshape(-1, 16)
-    return Learned(addresses, np.frombuffer(kept.rows, ROW), kept.saved_s)
+    vtep.memory.put(Learned(addresses, np.frombuffer(kept.rows, ROW), kept.saved_s))
+    here = vtep.places()
+    places = {was: here[name] for name, was in offer.places.items() if name in here}
+    vtep.memory.put_behind(np.frombuffer(kept.behind, ROW), places)

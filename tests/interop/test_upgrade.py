@@ -132,6 +132,32 @@ def test_what_it_knew_and_was_told_is_kept_and_the_file_is_read_again(lan: Lan, 
     assert (tmp_path / "learned").exists()
 
 
+SWITCH = """\
+underlay.local = "{one}"
+[[segment]]
+vni = 42
+remotes = ["{two}"]
+ports = [{{kind = "tap", dev = "vx42"}}, {{kind = "tap", dev = "other"}}]
+"""
+
+
+def test_hosts_behind_several_ports_are_known_in_the_new_process(lan: Lan, tmp_path: Path) -> None:
+    one, two = lan.hosts
+    file = tmp_path / "vx.toml"
+    file.write_text(SWITCH.format(one=one.v4, two=two.v4))
+    vtep = Upgradable(one, VtepProcess(one, "run", str(file)))
+    one.overlay("vx42")
+    one.ip("link", "set", "other", "up")
+    two.kernel_vxlan([one])
+    one.ping("10.42.0.2")
+    known = tables(vtep)
+    assert {"vx42", None} <= {row["dev"] for row in known["fdb"]}
+    vtep.upgrade()
+    now = tables(vtep)["fdb"]
+    assert [row for row in known["fdb"] if row not in now] == []
+    vtep.stop()
+
+
 def test_a_tap_that_was_there_before_is_put_back_by_the_last_process_alone(lan: Lan) -> None:
     one, _ = lan.hosts
     one.ip("tuntap", "add", "vx42", "mode", "tap", "vnet_hdr")
