@@ -22,7 +22,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from vxcore import config, logs, succession
-from vxcore.confine import confine
+from vxcore.confine import confine, confine_like
 from vxcore.control.client import Client
 from vxcore.errors import ConfigError
 from vxcore.handover import VERSIONS, About, Channel, Offer, ask_for, begin, hand_over
@@ -120,6 +120,7 @@ def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
         old_pid = client.pid
     with closing(Channel(connection)) as channel:
         succession.join(old_pid)
+        confine_like(old_pid)
         offer, settings, handed = ask_for(channel)
         logs.configure(settings.log)
         about, manager = offer.about, ServiceManager(offer.about.environment)

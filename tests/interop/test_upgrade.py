@@ -15,6 +15,7 @@ from support.upgrading import (
     VXCORE,
     Talk,
     Upgradable,
+    answers,
     output,
     up,
     upgraded_under_traffic,
@@ -23,6 +24,11 @@ from support.upgrading import (
 pytestmark = pytest.mark.usefixtures("root", "nothing_is_left")
 KERNEL = tuple(int(word) for word in platform.release().split(".")[:2])
 AS_OTHERS = (sys.executable, str(ROOT / "tests" / "support" / "sandbox.py"), "-")
+CAPABILITIES = "+net_admin,+net_raw"
+UNPRIVILEGED = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={CAPABILITIES}"),
+    *(f"--ambient-caps={CAPABILITIES}", f"--bounding-set=-all,{CAPABILITIES}"),
+)
 NEEDS_TUNNELS = pytest.mark.skipif(KERNEL < (6, 17), reason="tunnel offloads of TAPs came with Linux 6.17")
 
 
@@ -104,7 +110,7 @@ def test_what_it_knew_and_was_told_is_kept_and_the_file_is_read_again(lan: Lan, 
     vtep = Upgradable(one, VtepProcess(one, "run", str(file), n_segments=3))
     one.overlay("vx42")
     two.kernel_vxlan([one])
-    one.ping("10.42.0.2")
+    answers(one)
     for words in (
         f"fdb add 02:00:00:00:00:01 dst {two.v4} vni 42",
         f"fdb add 02:00:00:00:00:02 dst {two.v4} vni 43 control sequence 7",
@@ -122,7 +128,7 @@ def test_what_it_knew_and_was_told_is_kept_and_the_file_is_read_again(lan: Lan, 
         assert tables(vtep) == known
         assert one.run(*VXCORE, "save").stdout == saved
     assert {row["kind"] for row in known["fdb"]} == {"learned", "static", "control", "sticky"}
-    one.ping("10.42.0.2")
+    answers(one)
     script = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
     assert "vxcore_received_packets_total" in one.run(sys.executable, "-c", script).stdout
     assert one.run(*VXCORE, "reload").stdout == "reloaded: 3 segments\n"
@@ -149,7 +155,7 @@ def test_hosts_behind_several_ports_are_known_in_the_new_process(lan: Lan, tmp_p
     one.overlay("vx42")
     one.ip("link", "set", "other", "up")
     two.kernel_vxlan([one])
-    one.ping("10.42.0.2")
+    answers(one)
     known = tables(vtep)
     assert {"vx42", None} <= {row["dev"] for row in known["fdb"]}
     vtep.upgrade()
@@ -163,28 +169,31 @@ def test_a_tap_that_was_there_before_is_put_back_by_the_last_process_alone(lan: 
     one.ip("tuntap", "add", "vx42", "mode", "tap", "vnet_hdr")
     one.ip("link", "set", "vx42", "mtu", "1234")
     vtep = up(lan)
-    one.ping("10.42.0.2")
+    answers(one)
     for _ in range(2):
         vtep.upgrade()
         assert one.mtu("vx42") == 1450
-    one.ping("10.42.0.2")
+    answers(one)
     vtep.stop()
     assert one.mtu("vx42") == 1234
 
 
-def test_a_confined_vtep_is_upgraded_to_a_confined_one(lan: Lan, public_file: Path) -> None:
+@pytest.mark.parametrize("by", ["itself", "others"])
+def test_a_confined_vtep_is_upgraded_to_a_confined_one(lan: Lan, public_file: Path, by: str) -> None:
     one, _ = lan.hosts
     public_file.parent.chmod(0o777)
     path = str(public_file.with_name("control.sock"))
-    vtep = up(lan, "--user", "nobody", "--control", path, before=AS_OTHERS)
-    vtep.asking = ("--control", path)
+    options, confined = (("--user", "nobody"), ()) if by == "itself" else ((), UNPRIVILEGED)
+    vtep = up(lan, *options, "--control", path, before=(*AS_OTHERS, *confined))
+    vtep.before, vtep.asking = AS_OTHERS, ("--control", path)
     for _ in range(2):
         vtep.upgrade()
         status = Path(f"/proc/{vtep.pid}/status").read_text()
-        assert "\nUid:\t0\t" not in status
-        assert "\nSeccomp:\t2\n" in status
+        assert "\nUid:\t65534\t65534\t65534\t" in status
+        assert ("\nSeccomp:\t2\n" in status) == (by == "itself")
+        assert "\nCapBnd:\t0000000000003000\n" in status
         assert "\nCapEff:\t0000000000003000\n" in status  # CAP_NET_ADMIN, CAP_NET_RAW
-        one.ping("10.42.0.2")
+        answers(one)
     vtep.stop()
 
 
@@ -196,7 +205,7 @@ def test_it_is_taken_over_from_another_network_namespace(lan: Lan) -> None:
     assert "descriptors were handed over" in done.stdout
     vtep.pid = int(done.stdout.split()[1])
     assert vtep.show()["pid"] == vtep.pid
-    one.ping("10.42.0.2")
+    answers(one)
     assert output(vtep.vtep.process) == f"upgraded pid {vtep.pid}\n"
     vtep.stop()
 
@@ -248,7 +257,7 @@ FAILURES = {
 def test_a_new_process_that_fails_leaves_the_old_one_going(lan: Lan, tmp_path: Path, underlay: str) -> None:
     one, two = lan.hosts
     vtep = up(lan, "--underlay", underlay)
-    one.ping("10.42.0.2")
+    answers(one)
     talk = Talk(one, two, "10.42.0.2")
     program = tmp_path / "vxcore"
     logged = []
@@ -259,7 +268,7 @@ def test_a_new_process_that_fails_leaves_the_old_one_going(lan: Lan, tmp_path: P
         assert said in told
         assert f"; process {vtep.pid} goes on\n" in told
         logged += [noted] if noted else []
-        one.ping("10.42.0.2")
+        answers(one)
     assert "No such file" in vtep.fails("--command", str(tmp_path / "none"))
     vtep.upgrade()
     assert talk.finish() > 0

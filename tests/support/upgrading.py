@@ -72,16 +72,21 @@ class Talk:
         return int(out)
 
 
+def answers(one: Host) -> None:
+    """Host 2 answers, sooner or later."""
+    wait_until(lambda: one.pings("10.42.0.2"), "an answer")
+
+
 class Upgradable:
     """A VTEP in a host's namespace, which process by process becomes another one."""
 
     def __init__(self, host: Host, vtep: VtepProcess, before: tuple[str, ...] = ()) -> None:
-        self.host, self.vtep, self.pid, self._before = host, vtep, vtep.process.pid, before
+        self.host, self.vtep, self.pid, self.before = host, vtep, vtep.process.pid, before
         self.asking: tuple[str, ...] = ()  # options of every command
 
     def upgrade(self, *options: str) -> dict[str, Any]:
         """To a process of the same vxcore; what the command said."""
-        words = (*self._before, *VXCORE, "upgrade", "--json", *options, *self.asking)
+        words = (*self.before, *VXCORE, "upgrade", "--json", *options, *self.asking)
         done: dict[str, Any] = json.loads(self.host.run(*words).stdout)
         assert done["was"] == self.pid
         self.pid = done["pid"]
@@ -207,14 +212,14 @@ class Found(NamedTuple):
 def upgraded_under_traffic(lan: Lan, vtep: Upgradable, n_upgrades: int) -> Found:
     """Upgrade it while numbered packets go both ways, and a TCP connection lasts; ends the VTEP."""
     one, two = lan.hosts
-    one.ping("10.42.0.2")
+    answers(one)
     before = dropped_by_backlogs()
     flows = [Numbered(one, two, "10.42.0.2"), Numbered(two, one, "10.42.0.1")]
     talk = Talk(one, two, "10.42.0.2")
     stood_ms = [vtep.upgrade()["stood_ms"] for _ in range(n_upgrades)]
     talked, found = talk.finish(), [flow.finish() for flow in flows]
     dropped = dropped_by_sockets(one, two) + dropped_by_backlogs() - before
-    one.ping("10.42.0.2")
+    answers(one)
     dropped += lost_for_want_of_room(vtep.stop())
     sent, missing, repeated = (sum(flow[name] for flow in found) for name in ("sent", "missing", "repeated"))
     return Found(sent, missing, repeated, dropped, talked, stood_ms)
