@@ -122,7 +122,6 @@ def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
         succession.join(old_pid)
         confine_like(old_pid)
         offer, settings, handed = ask_for(channel)
-        logs.configure(settings.log)
         about, manager = offer.about, ServiceManager(offer.about.environment)
         reload = None if about.file is None else partial(_load, about.file, about.control)
         confine(settings)
@@ -130,6 +129,7 @@ def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
             for module in _LATER:  # they must not be missing when nobody else forwards any more
                 import_module(module)
             stood_ms = begin(channel, cast("Vtep", vtep), offer) / 1e6
+            logs.configure(settings.log)
             taken = _Taken(channel, offer, handed, old_pid, round(stood_ms, 3))
             life = _Life(vtep, settings, _signals(reload), manager, reload, about)
             return life.live(handed, lambda: taken.tell(tell))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -82,6 +83,7 @@ _ENTRIES = 65536
 _PLACES = 4  # of overlay ports for each segment there may be: a device and a VLAN of it, and another one
 _MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
 _USO_LINUX = (6, 2)
+_LOOK_S = 0.005
 _MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
 
 
@@ -215,6 +217,12 @@ class Engine:
         """Of lanes that stand: where their ports are to go on, here or in another process."""
         lanes = {f"lane {n}": lane.rest() for n, lane in enumerate(self._lanes)}
         return {**lanes, **self._overlays.rest()}
+
+    def wait_for_next_hops(self, seconds: float) -> None:
+        """Until it is known how to reach all remotes; those that cannot be are waited for so long."""
+        deadline = time.monotonic() + seconds
+        while self._next_hops is not None and not self._next_hops.are_known() and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
 
     def resume(self, rest: dict[str, list[bytes]]) -> None:
         """Begin where the lanes of another process have stopped."""

@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import time
+from array import array
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,7 +46,11 @@ PREPARE_S = 60.0
 RUN_S = 5.0
 """And how long to say that it runs, while nobody does."""
 
+HOPS_S = 1.0
+"""How long a new process waits for next hops that do not answer."""
+
 _FRAME = struct.Struct("=QI")  # bytes of a message, and descriptors in front of it
+_INT_LEN = 4
 _AT_ONCE = 64  # descriptors; the kernel takes up to 253
 _MOST_BYTES = 1 << 32
 _END_S = 5.0
@@ -177,16 +182,20 @@ class Channel:
         return bytes(data)
 
     def _descriptors(self, deadline: float) -> list[int]:
-        data, fds, flags, _ = self._within(
-            deadline, socket.recv_fds, self._socket, 1, _AT_ONCE, socket.MSG_CMSG_CLOEXEC
+        room, fds = socket.CMSG_SPACE(_AT_ONCE * _INT_LEN), array("i")
+        data, beside, flags, _ = self._within(
+            deadline, self._socket.recvmsg, 1, room, socket.MSG_CMSG_CLOEXEC
         )
         if not data:
             raise HungUpError("the other process has hung up")
+        for level, kind, content in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) // _INT_LEN * _INT_LEN])
         if flags & socket.MSG_CTRUNC or not fds:
             for fd in fds:
                 os.close(fd)
             raise HandoverError("not all descriptors came through; raise the limit (`ulimit -n`)")
-        return list(fds)
+        return fds.tolist()
 
     def _within(self, deadline: float, call: Any, *arguments: Any) -> Any:
         self._socket.settimeout(max(0.001, deadline - time.monotonic()))
@@ -284,6 +293,7 @@ def begin(channel: Channel, vtep: Vtep, offer: Offer) -> int:
     HandoverError says why not; then the old one forwards, and this VTEP must not.
     """
     _remember(vtep, offer, offer.kept)
+    vtep.wait_for_next_hops(HOPS_S)
     channel.send(Ready())
     final, _ = channel.receive(Final, RUN_S)
     vtep.resume(final.rest)

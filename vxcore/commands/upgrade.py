@@ -70,16 +70,25 @@ def _taken_over(program: list[str], path: str) -> tuple[dict[str, Any] | None, s
             stderr=complaints,
             start_new_session=True,
         )
-        said = _first_line(process)
-        with suppress(ValueError):
-            done = json.loads(said)
-            if isinstance(done, dict):
-                return done, ""
-        process.kill()
-        process.wait()
+        done = _read(_first_line(process))
+        if done is None:
+            process.kill()
+            process.wait()
         complaints.seek(0)
         lines = complaints.read().decode(errors="replace").strip().splitlines()
-    return None, lines[-1].removeprefix("vxcore: error: ") if lines else f"{program[0]} said nothing"
+    if done is None:
+        return None, lines[-1].removeprefix("vxcore: error: ") if lines else f"{program[0]} said nothing"
+    for line in lines:  # what it had to say before it wrote elsewhere
+        print(line, file=sys.stderr)
+    return done, ""
+
+
+def _read(said: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        done = json.loads(said)
+        if isinstance(done, dict):
+            return done
+    return None
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> bytes:
