@@ -71,8 +71,8 @@ class Server:
         self._sock, self._gid = sock, gid
         self._sock.setblocking(False)
         self._worker = Worker(operated, sock, self._accept_again)
-        self._accepting: asyncio.Task[None] | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._coming: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="vxcore-control", daemon=True)
@@ -96,27 +96,42 @@ class Server:
         self._accept_again(True)
         await self._stop.wait()
         self._accept_again(False)
+        await asyncio.gather(*self._coming, return_exceptions=True)
+        await asyncio.sleep(0)  # those who came last are clients then
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     def _accept_again(self, accepts: bool) -> None:
         """Whether clients are let in; others wait outside."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-        self._accepting = self._loop.create_task(self._accept()) if accepts else None
+        if accepts:
+            self._loop.add_reader(self._sock, self._let_in)
+        else:
+            self._loop.remove_reader(self._sock)
 
-    async def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = await self._loop.sock_accept(self._sock)
-            except OSError as error:  # of descriptors, say
-                log.warning("control socket: %s", error.strerror)
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            reader = asyncio.StreamReader(MAX_LINE, self._loop)
-            protocol = asyncio.StreamReaderProtocol(reader, self._greet, self._loop)
-            await self._loop.connect_accepted_socket(partial(_same, protocol), client)
+    def _let_in(self) -> None:
+        try:
+            client, _ = self._sock.accept()
+        except BlockingIOError:  # it is gone again
+            return
+        except OSError as error:  # of descriptors, say
+            log.warning("control socket: %s", error.strerror)
+            self._accept_again(False)
+            self._loop.call_later(_AGAIN_S, self._accept_again, True)
+            return
+        coming = self._loop.create_task(self._connect(client))
+        self._coming.add(coming)
+        coming.add_done_callback(partial(self._has_come, client))
+
+    def _has_come(self, client: socket, coming: asyncio.Task[None]) -> None:
+        self._coming.discard(coming)
+        if coming.cancelled() or coming.exception():
+            client.close()
+
+    async def _connect(self, client: socket) -> None:
+        reader = asyncio.StreamReader(MAX_LINE, self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, self._greet, self._loop)
+        await self._loop.connect_accepted_socket(partial(_same, protocol), client)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
