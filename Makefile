@@ -55,7 +55,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench bench-datapath performance docs first-hour screens clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-datapath bench-upgrades performance docs first-hour screens clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -93,6 +93,7 @@ docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/manpage.py
 	$(BIN)/python docs/metrics.py
 	$(BIN)/python -m benchmarks.performance
+	$(BIN)/python -m benchmarks.upgrades
 
 first-hour: $(VENV)/.installed ## type the commands of docs/first-hour.md, and write what they print
 	@.ci/obtain tshark=tshark curl=curl ip=iproute2 ping=iputils-ping
@@ -109,6 +110,10 @@ performance: $(VENV)/.bench ## measure codec and capture files and write docs/pe
 bench-datapath: $(VENV)/.bench $(VENV)/openvswitch ## the data path beside its neighbours; ARGS="--quick --only 'tcp/*'"
 	@.ci/obtain $(BENCH_NEEDS)
 	$(AS_ROOT) $(BIN)/python -m benchmarks.datapath $(ARGS)
+
+bench-upgrades: $(VENV)/.bench ## measure 100 upgrades of each kind of ports and write docs/upgrade.md's table
+	@.ci/obtain ip=iproute2
+	$(AS_ROOT) $(BIN)/python -m benchmarks.upgrades --run $(or $(ARGS),100)
 
 clean: ## delete everything that was made, .venv too
 	rm -rf $(VENV) build dist *.egg-info vxcore/_fast/*.so pyx/vxcore/_fast/verdict.pxd

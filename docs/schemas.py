@@ -45,6 +45,7 @@ OUTPUTS: dict[str, Any] = {
     **dict.fromkeys(("neighbour add", "neighbour del"), p.Done),
     "reload": p.Reloaded,
     "save": Saved,
+    **dict.fromkeys(("upgrade", "takeover"), p.Upgraded),
     "ping": p.Host,
     "ping --vtep": p.Reached,
     "gen send": report.Sent,

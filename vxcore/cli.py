@@ -26,13 +26,15 @@ from vxcore.commands import (
     shell,
     show,
     top,
+    upgrade,
     vtep,
 )
 from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, ping, gen, shell)]
+_MODULES = (vtep, captures, show, top, operate, upgrade, packets, ping, gen, shell)
+_ORDER = [module.__name__ for module in _MODULES]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
 

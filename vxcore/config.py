@@ -455,7 +455,11 @@ def load(path: str | os.PathLike[str]) -> Settings:
     that is wrong, also when the file cannot be read or is no TOML.
     """
     name = os.fspath(path)
-    text = read(name)
+    return loads(name, read(name))
+
+
+def loads(name: str, text: str) -> Settings:
+    """The settings in the text of a file of that name; raises ConfigError as `load`."""
     data = parse(name, text)
     return _validated(data, lambda problem: explain_in_file(problem, data, name, text), kind_of(data))
 

@@ -15,6 +15,7 @@ import platform
 import pwd
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vxcore.errors import ConfigError
@@ -131,7 +132,7 @@ def confine(settings: Settings) -> None:
     entry = _entry(process.user) if process.user is not None else None
     _drop_bounding(kept)
     if entry is not None and entry.pw_uid != os.geteuid():
-        _become(entry)
+        _become(entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid))
     kept = _keep(kept)
     _prctl(_AMBIENT, _AMBIENT_CLEAR)
     _prctl(_NO_NEW_PRIVS, 1)
@@ -140,6 +141,27 @@ def confine(settings: Settings) -> None:
     user = pwd.getpwuid(os.geteuid()).pw_name if entry is None else entry.pw_name
     filtered = ", and system calls are filtered" if process.filter else ""
     log.info("confined: user %s, %s%s", user, " ".join(kept) or "no capabilities", filtered)
+
+
+def confine_like(pid: int) -> None:
+    """Have no more than another process has, where this one has more: its user, groups and capabilities.
+
+    Raises OSError when the kernel refuses.
+    """
+    lines = Path("/proc", str(pid), "status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    uid, gid = (int(status[name].split()[1]) for name in ("Uid", "Gid"))  # the effective ones
+    _drop_bounding(_numbered(int(status["CapBnd"], 16)))
+    if uid != os.geteuid():
+        _become(uid, gid, [int(group) for group in status["Groups"].split()])
+    _keep(_numbered(int(status["CapPrm"], 16)))
+    if status.get("NoNewPrivs") == "1":
+        _prctl(_NO_NEW_PRIVS, 1)
+
+
+def _numbered(bits: int) -> dict[str, int]:
+    """Capabilities by name, which here is their number."""
+    return {str(number): number for number in range(_LAST_CAP + 1) if bits >> number & 1}
 
 
 def _kept(settings: Settings) -> dict[str, int]:
@@ -182,12 +204,12 @@ def _effective() -> int:
     return int(low | high << 32)
 
 
-def _become(entry: pwd.struct_passwd) -> None:
+def _become(uid: int, gid: int, groups: list[int]) -> None:
     """Another user, with all capabilities for the moment."""
     _prctl(_KEEPCAPS, 1)
-    os.setgroups(os.getgrouplist(entry.pw_name, entry.pw_gid))
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def _keep(kept: dict[str, int]) -> dict[str, int]:

@@ -15,21 +15,27 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from importlib import import_module
+from socket import socket
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from vxcore import activation, logs
-from vxcore.confine import confine
+from vxcore import activation, config, logs, succession
+from vxcore.confine import confine, confine_like
+from vxcore.control.client import Client
+from vxcore.errors import ConfigError
+from vxcore.handover import VERSIONS, About, Channel, Offer, ask_for, begin, hand_over
 from vxcore.notify import ServiceManager, Watchdog
+from vxcore.parts import NOTHING, Part, Parts, sockets
 from vxcore.troubles import Troubles
 
 if TYPE_CHECKING:
-    from socket import socket
-
     from vxcore.config import Settings
     from vxcore.docker.driver import Driver
     from vxcore.engine import RemoteTraffic, Traffic
+    from vxcore.metrics import MetricsServer
     from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -38,6 +44,10 @@ _STOP = frozenset({signal.SIGINT, signal.SIGTERM})
 _REPORT = signal.SIGUSR1
 _RELOAD = signal.SIGHUP
 _WAKE_S = 1.0
+_LEAVE_S = 10.0
+_CONTROL, _METRICS = "control socket", "metrics"
+_DOCKER_STAYS = "this VTEP serves Docker; restart it instead: containers keep their networks and connections"
+_LATER = ("vxcore.control.server", "vxcore.metrics", "vxcore.state")
 
 
 class RunningVtep(Protocol):
@@ -85,15 +95,16 @@ def serve(
     vtep_factory: VtepFactory | None = None,
     reload: Reload | None = None,
     file: str | None = None,
+    control: str | None = None,
 ) -> int:
     """Run a VTEP until SIGINT or SIGTERM; the exit code: 0, or 1 when a lane failed.
 
     When frames flow, stdout gets one line for each segment, ``ready vni 42 tap vx42 mtu 1450
     remotes 192.0.2.2``; on SIGUSR1 it gets one line of JSON, the counters. On SIGHUP, if there is
     `reload`, the settings that it returns are applied, or nothing of them, and stdout gets a line
-    ``reloaded`` or ``not reloaded``; `file` is where they are from. Meanwhile the control socket of the
-    settings is served. Must be called in the main thread. Raises what the engine raises
-    when it cannot start; the host is then as it was.
+    ``reloaded`` or ``not reloaded``; `file` is where they are from, and `control` the option that outranks
+    it. Meanwhile the control socket of the settings is served. Must be called in the main thread. Raises
+    what the engine raises when it cannot start; the host is then as it was.
     """
     logs.configure(settings.log)
     with suppress(AttributeError, ValueError, RuntimeError):  # standard error is no file
@@ -101,7 +112,7 @@ def serve(
     # Threads inherit the mask of the thread that starts them, and one thread that lets SIGTERM
     # through is enough to kill the process with its TAP devices half changed. So the mask comes
     # first of all, even before the import of numpy, which starts threads of its own.
-    signals = _STOP | {_REPORT} | ({_RELOAD} if reload else set())
+    signals = _signals(reload)
     manager, given = ServiceManager(), activation.control_socket()
     confine(settings)  # while there is one thread
     with (
@@ -109,21 +120,72 @@ def serve(
         (vtep_factory or _engine_vtep)(settings) as vtep,
         _docker(vtep, settings) as driver,
     ):
-        started = time.monotonic()
-        again = None if reload is None else _again(vtep, reload, manager, driver)
-        with _controlled(vtep, settings, again, file, given), _metrics(vtep, settings):
-            _announce(vtep.describe())
-            manager.ready(_status(vtep))
-            code = _wait(vtep, signals, again, manager)
-            manager.stopping(_words(vtep.failure) if vtep.failure else "stopping")
-        log.info("%s", _summary(vtep.counters(), time.monotonic() - started))
-        return code
+        about = About(file, control, manager.environment)
+        life = _Life(vtep, settings, signals, manager, reload, about, driver, given, given is not None)
+        return life.live(NOTHING, lambda: _announce(vtep.describe()))
 
 
-def _engine_vtep(settings: Settings) -> AbstractContextManager[RunningVtep]:
+def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
+    """As ``serve``, of a VTEP that another process has, at whose control socket it is asked for.
+
+    That process forwards until this one is ready to, and goes on if this one fails; then HandoverError,
+    ConfigError or OSError says why. `tell` is called when the VTEP is here, and the other process has ended;
+    from then on output goes where the other's went.
+    """
+    with Client(path) as client:
+        _, connection = client.become("takeover", versions=VERSIONS)
+        old_pid = client.pid
+    with closing(Channel(connection)) as channel:
+        succession.join(old_pid)
+        confine_like(old_pid)
+        offer, settings, handed = ask_for(channel)
+        about, manager = offer.about, ServiceManager(offer.about.environment)
+        reload = None if about.file is None else partial(_load, about.file, about.control)
+        confine(settings)
+        with _blocked(_signals(reload)), _engine_vtep(settings, handed) as vtep:
+            for module in _LATER:  # they must not be missing when nobody else forwards any more
+                import_module(module)
+            stood_ms = begin(channel, cast("Vtep", vtep), offer) / 1e6
+            logs.configure(settings.log)
+            taken = _Taken(channel, offer, handed, old_pid, round(stood_ms, 3))
+            life = _Life(vtep, settings, _signals(reload), manager, reload, about)
+            return life.live(handed, lambda: taken.tell(tell))
+
+
+class _Taken(NamedTuple):
+    """A VTEP that was another process's until now."""
+
+    channel: Channel
+    offer: Offer
+    handed: Parts
+    was: int
+    stood_ms: float
+
+    def tell(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """When the other process has ended, which it does at once."""
+        if not self.channel.hung_up(_LEAVE_S):
+            log.warning("process %d has given its VTEP away, and has not ended", self.was)
+        parts = {name: part.n_fds for name, part in self.offer.parts.items()}
+        tell({"pid": os.getpid(), "was": self.was, "stood_ms": self.stood_ms, "handed": parts})
+        succession.use_outputs(self.handed)
+        self.handed.close_rest()
+        text = "process %d has the VTEP of process %d now; nothing was forwarded for %.1f ms"
+        log.info(text, os.getpid(), self.was, self.stood_ms)
+        _say(f"upgraded pid {os.getpid()}")
+
+
+def _load(file: str, control: str | None) -> Settings:
+    return config.with_control(config.load(file), control)
+
+
+def _signals(reload: Reload | None) -> frozenset[signal.Signals]:
+    return _STOP | {_REPORT} | ({_RELOAD} if reload else set())
+
+
+def _engine_vtep(settings: Settings, handed: Parts | None = None) -> AbstractContextManager[RunningVtep]:
     from vxcore.vtep import Vtep
 
-    return Vtep(settings)
+    return Vtep(settings, handed)
 
 
 def _docker(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[Driver | None]:
@@ -135,29 +197,100 @@ def _docker(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[Dri
     return serving(cast("Vtep", vtep), settings.docker)
 
 
-def _again(vtep: RunningVtep, reload: Reload, manager: ServiceManager, driver: Driver | None) -> Again:
-    """What SIGHUP does; Docker's networks stay beside what the file says."""
-    if driver is None:
-        return partial(_apply, vtep, reload, manager)
-    return driver.alone(partial(_apply, vtep, lambda: driver.beside(reload()), manager))
+@dataclass
+class _Life:
+    """A VTEP in this process, from the moment that it forwards."""
 
+    vtep: RunningVtep
+    settings: Settings
+    signals: frozenset[signal.Signals]
+    manager: ServiceManager
+    reload: Reload | None
+    about: About
+    driver: Driver | None = None
+    control: socket | None = None
+    """The control socket, where a service manager listens on it."""
+    keeps_control: bool = False
+    """Whether its file is not ours."""
+    metrics: MetricsServer | None = None
+    leaving: bool = False
+    began: float = field(default_factory=time.monotonic)
 
-def _controlled(
-    vtep: RunningVtep, settings: Settings, again: Again | None, file: str | None, given: socket | None
-) -> AbstractContextManager[None]:
-    from vxcore.control.requests import Operated
-    from vxcore.control.server import serving
+    def live(self, handed: Parts, started: Callable[[], None]) -> int:
+        """Serve those who ask until the end, on sockets that may be `handed` over; the exit code."""
+        with self._metrics(handed), self._controlled(handed):
+            started()
+            self.manager.ready(_status(self.vtep))
+            code = _wait(self.vtep, self.signals, self._again(), self.manager)
+            failure = self.vtep.failure
+            self.manager.stopping(_words(failure) if failure else "stopping")
+        log.info("%s", self._summary())
+        return code
 
-    return serving(Operated(cast("Vtep", vtep), again, file), settings.control, given)
+    def _again(self) -> Again | None:
+        """What SIGHUP does; Docker's networks stay beside what the file says."""
+        if self.reload is None:
+            return None
+        return self._apply if self.driver is None else self.driver.alone(self._apply)
 
+    def _apply(self) -> None:
+        _apply(self.vtep, self._read_again, self.manager)
 
-def _metrics(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[object]:
-    """The server of metrics, if there is to be one."""
-    if settings.metrics is None:
-        return nullcontext()
-    from vxcore.metrics import MetricsServer
+    def _read_again(self) -> Settings:
+        assert self.reload is not None
+        if self.leaving:
+            raise ConfigError("another process is taking this VTEP over; reload it there")
+        settings = self.reload()
+        return settings if self.driver is None else self.driver.beside(settings)
 
-    return MetricsServer(vtep, settings.metrics)
+    def _controlled(self, handed: Parts) -> AbstractContextManager[None]:
+        from vxcore.control.requests import Operated
+        from vxcore.control.server import serving
+
+        hand_over, stays = (self._hand_over, "") if self.driver is None else (None, _DOCKER_STAYS)
+        operated = Operated(cast("Vtep", self.vtep), self._again(), self.about.file, hand_over, stays)
+        part = handed.take(_CONTROL)
+        if part is not None:
+            (self.control,), self.keeps_control = sockets(part.fds), part.facts["keep_file"]
+        return serving(operated, self.settings.control, self.control, self.keeps_control)
+
+    def _metrics(self, handed: Parts) -> AbstractContextManager[object]:
+        """The server of metrics, if there is to be one."""
+        if self.settings.metrics is None:
+            return nullcontext()
+        from vxcore.metrics import MetricsServer
+
+        self.metrics = MetricsServer(self.vtep, self.settings.metrics, handed.take(_METRICS))
+        return self.metrics
+
+    def _hand_over(self, connection: socket, listening: socket, pid: int) -> None:
+        """Give the VTEP to a process, and end; if that fails, say why, and go on."""
+        log.info("process %d is to have this VTEP", pid)
+        others = {name: Part([number], {}) for number, name in succession.OUTPUTS.items()}
+        others[_CONTROL] = Part([listening.fileno()], {"keep_file": self.keeps_control})
+        if self.metrics is not None:
+            others[_METRICS] = self.metrics.part()
+        self.leaving = True
+        try:
+            hand_over(Channel(connection), cast("Vtep", self.vtep), self.about, others, pid)
+        except Exception as error:
+            log.error("not handed over to process %d, this one goes on: %s", pid, _words(error))
+            log.debug("raised here:", exc_info=error)
+            self.leaving = False
+        else:
+            self._leave(pid)
+
+    def _leave(self, pid: int) -> None:
+        """End at once, for all that would be put back is in use, and no thread has anything left to do."""
+        try:
+            self.manager.succeeded_by(pid)
+            log.info("process %d goes on; %s", pid, self._summary())
+            cast("Vtep", self.vtep).leave()
+        finally:
+            os._exit(0)
+
+    def _summary(self) -> str:
+        return _summary(self.vtep.counters(), time.monotonic() - self.began)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from vxcore.packet import (
     assemble,
     equal,
 )
+from vxcore.parts import NOTHING, Part, Parts, descriptors, sockets
 from vxcore.ports import Instruction, IPAddress, UdpUnderlay, dropped, group_receiver, member
 
 _NETWORK = 0x1_0000_0000 - 0x10_0000  # SKF_NET_OFF, linux/filter.h: from the IP header on
@@ -38,6 +39,11 @@ class Endpoint(NamedTuple):
 
     port: int
     group: IPAddress | None = None
+
+    @property
+    def title(self) -> str:
+        """By which it is handed over."""
+        return f"UDP port {self.port}" if self.group is None else f"UDP port {self.port} of {self.group}"
 
 
 class Listener(Protocol):
@@ -63,9 +69,16 @@ class Opened(NamedTuple):
             return 0
         return sum(dropped(sock) for each in self.receivers for sock in each)
 
+    def part(self) -> Part:
+        """What another process goes on with."""
+        return Part(descriptors(self._sockets()), {"holders": len(self.holders)})
+
     def close(self) -> None:
-        for sock in (*self.holders, *(sock for each in self.receivers for sock in each)):
+        for sock in self._sockets():
             sock.close()
+
+    def _sockets(self) -> list[socket.socket]:
+        return [*self.holders, *(sock for each in self.receivers for sock in each)]
 
 
 class Endpoints:
@@ -78,9 +91,13 @@ class Endpoints:
     """
 
     def __init__(
-        self, settings: Underlay, underlays: Iterable[UdpUnderlay | PacketUnderlay], n_lanes: int
+        self,
+        settings: Underlay,
+        underlays: Iterable[UdpUnderlay | PacketUnderlay],
+        n_lanes: int,
+        handed: Parts = NOTHING,
     ) -> None:
-        self._settings, self._n_lanes = settings, n_lanes
+        self._settings, self._n_lanes, self._handed = settings, n_lanes, handed
         self._underlays = {underlay.local.version: underlay for underlay in underlays}
         self._opened: dict[Endpoint, Opened] = {}
         self._overruns_before = 0
@@ -125,6 +142,10 @@ class Endpoints:
         """Datagrams that the kernel dropped because we did not receive them in time."""
         return self._overruns_before + sum(opened.overruns() for opened in self._opened.values())
 
+    def parts(self) -> dict[str, Part]:
+        """What another process goes on with."""
+        return {endpoint.title: opened.part() for endpoint, opened in self._opened.items()}
+
     def close(self) -> None:
         """Leave all; the lanes have ended."""
         while self._opened:
@@ -137,6 +158,9 @@ class Endpoints:
                 f'UDP port {endpoint.port}: an underlay of kind "{kind}" takes no new port while it runs;'
                 " restart it"
             )
+        handed = self._handed.take(endpoint.title)
+        if handed is not None:
+            return self._taken(endpoint, handed)
         opened = Opened(endpoint, [], [[] for _ in range(self._n_lanes)])
         try:
             if endpoint.group is not None:
@@ -150,6 +174,14 @@ class Endpoints:
         except BaseException:
             opened.close()
             raise
+        return opened
+
+    def _taken(self, endpoint: Endpoint, handed: Part) -> Opened:
+        socks, n = sockets(handed.fds), handed.facts["holders"]
+        each = (len(socks) - n) // self._n_lanes
+        receivers = [socks[n + lane * each : n + (lane + 1) * each] for lane in range(self._n_lanes)]
+        opened = Opened(endpoint, socks[:n], receivers)
+        self._overruns_before -= opened.overruns()
         return opened
 
     def _join(self, group: IPAddress, port: int, opened: Opened) -> None:

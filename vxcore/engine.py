@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,9 +39,10 @@ from vxcore.loops import Routes, refuse_loops
 from vxcore.mender import Mender
 from vxcore.neighbours import Neighbours
 from vxcore.nexthops import NextHops
-from vxcore.overlays import Access, Overlays
+from vxcore.overlays import Access, Overlays, title
 from vxcore.packet import PacketUnderlay
 from vxcore.packet_overlay import PacketOverlay
+from vxcore.parts import NOTHING, Part, Parts
 from vxcore.pcapng_overlay import PcapngOverlay
 from vxcore.ports import (
     OVERHEAD,
@@ -81,6 +83,7 @@ _ENTRIES = 65536
 _PLACES = 4  # of overlay ports for each segment there may be: a device and a VLAN of it, and another one
 _MAX_FLOOD = 1 << 24  # members of all flood sets: no memory is kept for them
 _USO_LINUX = (6, 2)
+_LOOK_S = 0.005
 _MIN_MTU = 68  # RFC 791: what every IPv4 link must carry
 
 
@@ -118,11 +121,14 @@ class Engine:
 
     Entering opens TAP devices and sockets and starts the lanes, or raises with nothing left behind;
     leaving stops them and puts the host back. ``failure`` is what ended a lane by itself, or None.
-    All methods may be called from any thread.
+    All methods may be called from any thread. With what another process has `handed` over, entering
+    opens only what is not in it, and lanes start with ``go``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, handed: Parts | None = None) -> None:
         self.settings = settings
+        self._waits = handed is not None
+        self._handed = handed or NOTHING
         self.failure: BaseException | None = None
         self._undo = ExitStack()
         self._lock = threading.RLock()
@@ -133,6 +139,9 @@ class Engine:
         self._before: dict[int, Counter[str]] = {}  # what its number had counted before it was the VNI's
         self._coming: Sequence[Segment] = ()  # of those, what is about to be added
         self._lanes: list[Lane] = []
+        self._threads: list[threading.Thread] = []
+        self._go = threading.Event()
+        self.stands = False
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -157,7 +166,7 @@ class Engine:
         self._routes = undo.enter_context(Routes())
         n_lanes = self.settings.lanes.count
         self._open_underlay(undo, n_lanes)
-        self._endpoints = Endpoints(underlay, self._udps, n_lanes)
+        self._endpoints = Endpoints(underlay, self._udps, n_lanes, self._handed)
         undo.callback(self._endpoints.close)
         self._endpoints.open(self._endpoints_of(self.settings.segments))
         self._make_tables(n_lanes, undo)
@@ -177,20 +186,82 @@ class Engine:
 
     def _start_threads(self, undo: ExitStack) -> None:
         """What was learned before is there before lanes run, and is written when none does any more."""
-        keeper = self._keeper()
-        if keeper is not None:
-            keeper.restore()
-            keeper.start(undo)
-        for n, lane in enumerate(self._lanes):
-            self._start(n, lane, undo)
+        self.memory = Memory(self.journal, self.remotes, self.fdb)
+        kept = self.settings.state
+        self._keeper = None if kept.file is None else Keeper(self.memory, kept.file, kept.interval)
+        if self._keeper is not None:
+            self._keeper.writes = not self._waits
+            if not self._waits:
+                self._keeper.restore()
+            self._keeper.start(undo)
+        undo.callback(self.stand)
+        self._go.clear()
+        self._start_lanes()
         self.events.start(undo)
         self._mender.start(undo)
+        if not self._waits:
+            self._go.set()
 
-    def _keeper(self) -> Keeper | None:
-        kept = self.settings.state
-        if kept.file is None:
-            return None
-        return Keeper(Memory(self.journal, self.remotes, self.fdb), kept.file, kept.interval)
+    # Handing over
+
+    def parts(self) -> dict[str, Part]:
+        """The descriptors of all ports, with what another process has to know of them to go on."""
+        parts = {_underlay_title(udp.local): udp.part() for udp in self._udps}
+        parts |= {_underlay_title("xdp"): xdp.part() for xdp in self._xdps}
+        if self._tap is not None:
+            parts[_underlay_title("tap")] = self._tap.part()
+        return {**parts, **self._endpoints.parts(), **self._overlays.parts()}
+
+    def places(self) -> dict[str, int]:
+        """The numbers that rows of the FDB have for the segments' ports, by names that others know, too."""
+        return self._overlays.accesses()
+
+    def stand(self) -> None:
+        """Let the lanes stop at the end of a burst; what comes waits in the kernel until ``go_on``."""
+        for lane in self._lanes:
+            lane.stop()
+        self.stands = True
+        self._go.set()
+        for thread in self._threads:
+            thread.join()
+
+    def rest(self) -> dict[str, list[bytes]]:
+        """Of lanes that stand: where their ports are to go on, here or in another process."""
+        lanes = {f"lane {n}": lane.rest() for n, lane in enumerate(self._lanes)}
+        return {**lanes, **self._overlays.rest()}
+
+    def wait_for_next_hops(self, seconds: float) -> None:
+        """Until it is known how to reach all remotes; those that cannot be are waited for so long."""
+        deadline = time.monotonic() + seconds
+        while self._next_hops is not None and not self._next_hops.are_known() and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+
+    def resume(self, rest: dict[str, list[bytes]]) -> None:
+        """Begin where the lanes of another process have stopped."""
+        for n, lane in enumerate(self._lanes):
+            lane.resume(rest[f"lane {n}"])
+        self._overlays.resume(rest)
+
+    def go(self) -> None:
+        """Let lanes begin with what was handed over, which is ours from now on."""
+        self._go.set()
+        self._overlays.inherit()
+        if self._keeper is not None:
+            self._keeper.writes = True
+
+    def go_on(self) -> None:
+        """Let lanes that stand run again."""
+        for lane in self._lanes:
+            lane.again()
+        self._start_lanes()
+
+    def leave(self) -> None:
+        """End without putting anything back, for another process has it; the lanes stand."""
+        if self._keeper is not None:
+            self._keeper.leave()
+        for device in self._overlays.devices:
+            if device.part() is None:
+                device.close()
 
     def _fill_tables(self) -> None:
         """The ports of segments and collectors, and then all of it in the tables."""
@@ -287,17 +358,22 @@ class Engine:
         if underlay.kind == "tap":
             peers = [remote for segment in self.settings.segments for remote in _peers(segment)]
             mtu = narrowest_mtu(peers, underlay.dev)
-            self._tap = UnderlayTap(underlay, self.locals, dstports, n_lanes, mtu)
+            handed = self._handed.take(_underlay_title("tap"))
+            self._tap = UnderlayTap(underlay, self.locals, dstports, n_lanes, mtu, handed)
             undo.callback(self._tap.close)
             return
         if underlay.kind == "xdp":
-            xdp = XdpUnderlay(underlay, self.locals, dstports, n_lanes, self.settings.offload, self._fail)
+            xdp = XdpUnderlay(
+                *(underlay, self.locals, dstports, n_lanes, self.settings.offload, self._fail),
+                self._handed.take(_underlay_title("xdp")),
+            )
             undo.callback(xdp.close)
             self._xdps.append(xdp)
             return
         kind = PacketUnderlay if underlay.kind == "packet" else UdpUnderlay
         for local in self.locals:
-            udp = kind(underlay, local, n_lanes, self.settings.offload)
+            handed = self._handed.take(_underlay_title(local))
+            udp = kind(underlay, local, n_lanes, self.settings.offload, handed)
             undo.callback(udp.close)
             self._udps.append(udp)
 
@@ -367,7 +443,8 @@ class Engine:
 
     def _open_overlay(self, port: Port, mtu: int) -> OverlayDevice:
         self._refuse_circle(port)
-        return _OVERLAYS[port.kind](port.dev, mtu, self.settings.lanes.count, self.settings.offload)
+        handed = self._handed.take(title((port.kind, port.dev)))
+        return _OVERLAYS[port.kind](port.dev, mtu, self.settings.lanes.count, self.settings.offload, handed)
 
     def _open_collector(self, collect: Collect) -> OverlayDevice:
         if collect.overlay is None:
@@ -532,18 +609,22 @@ class Engine:
         zero_checksum6 = "accept" if self.settings.underlay.udp6zerocsumrx else "drop"
         return Rules(ports=ports, zero_checksum6=zero_checksum6)
 
-    def _start(self, number: int, lane: Lane, undo: ExitStack) -> None:
-        thread = threading.Thread(target=self._run, args=(number, lane), name=f"vxcore-lane-{number}")
-        thread.start()
-        undo.callback(thread.join)
-        undo.callback(lane.stop)
+    def _start_lanes(self) -> None:
+        """A thread for each, which carries packets when they may go."""
+        self.stands, self._threads = False, []
+        for n, lane in enumerate(self._lanes):
+            thread = threading.Thread(target=self._run, args=(n, lane), name=f"vxcore-lane-{n}")
+            thread.start()
+            self._threads.append(thread)
 
     def _run(self, number: int, lane: Lane) -> None:
         cpus = self.settings.lanes.cpus
         try:
             if cpus:
                 os.sched_setaffinity(0, {cpus[number % len(cpus)]})
-            lane.run()
+            self._go.wait()
+            if not self.stands:
+                lane.run()
         except BaseException as error:
             self.failure = error
 
@@ -850,6 +931,11 @@ class Engine:
             name = "udp_gso" if self._udps else "tunnel_gso"
             states[name] = f"refused by the kernel: {os.strerror(errors.pop())}"
         return states
+
+
+def _underlay_title(of: object) -> str:
+    """The name under which a part of the underlay is handed over."""
+    return f"underlay {of}"
 
 
 def _sum(counters: Iterable[dict[Any, int]]) -> Counter[Any]:

@@ -20,6 +20,7 @@ from vxcore._fast.codec import Rules, Tunnel
 from vxcore._fast.gsotap import GsoTapPort
 from vxcore.config import Underlay
 from vxcore.errors import ConfigError, UnsupportedError
+from vxcore.parts import Part
 from vxcore.ports import IPAddress, open_tun, route_to, set_offload
 
 _VNET_TUNNEL_LEN = 24  # struct virtio_net_hdr_v1_hash_tunnel
@@ -43,6 +44,7 @@ class UnderlayTap:
         dstports: Collection[int],
         n_lanes: int,
         mtu: int,
+        handed: Part | None = None,
     ) -> None:
         self.settings = settings
         self.dstports = tuple(dstports)
@@ -50,6 +52,9 @@ class UnderlayTap:
         self.locals = locals_
         self.mtu = mtu
         self.fds: list[int] = []
+        if handed is not None:
+            self.fds, self.mtu, self.host_mac = handed.fds, handed.facts["mtu"], handed.facts["host_mac"]
+            return
         with ExitStack() as undo, IPRoute() as route:
             undo.callback(self.close)
             if route.link_lookup(ifname=self.name):
@@ -63,6 +68,10 @@ class UnderlayTap:
                 )
             self._route(route)
             undo.pop_all()
+
+    def part(self) -> Part:
+        """What another process goes on with."""
+        return Part(list(self.fds), {"mtu": self.mtu, "host_mac": self.host_mac})
 
     def _route(self, route: IPRoute) -> None:
         if all(local.version == 4 for local in self.locals):

@@ -31,6 +31,7 @@ from vxcore._version import __version__
 from vxcore.addresses import Listen
 from vxcore.engine import COUNTED, RemoteTraffic, Traffic
 from vxcore.errors import ConfigError
+from vxcore.parts import Part, sockets
 from vxcore.remotes import unpacked
 from vxcore.verdict import Verdict
 
@@ -229,16 +230,22 @@ def registry(vtep: Metered, settings: config.Metrics) -> CollectorRegistry:
 class MetricsServer:
     """The HTTP server of a VTEP's metrics, in threads of its own while inside ``with``.
 
-    Raises ConfigError for an address that is not this host's, OSError for a port that is taken.
+    Raises ConfigError for an address that is not this host's, OSError for a port that is taken. A `handed`
+    part is the socket of another process, which listens.
     """
 
-    def __init__(self, vtep: Metered, settings: config.Metrics) -> None:
-        self._server = _open(settings.listen, registry(vtep, settings))
+    def __init__(self, vtep: Metered, settings: config.Metrics, handed: Part | None = None) -> None:
+        served = registry(vtep, settings)
+        self._server = _open(settings.listen, served) if handed is None else _taken(handed, served)
         address, port = settings.listen.ends[0], self._server.server_address[1]
         self.listen = Listen(f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}")
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.2,), name="vxcore-metrics", daemon=True
         )
+
+    def part(self) -> Part:
+        """What another process goes on with."""
+        return Part([self._server.fileno()], {})
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -265,6 +272,11 @@ def _open(listen: Listen, served: CollectorRegistry) -> _Server:
         raise OSError(error.errno, f"metrics: TCP port {port} on {address}: {text}") from None
 
 
+def _taken(handed: Part, served: CollectorRegistry) -> _Server:
+    (sock,) = sockets(handed.fds)
+    return _Server(sock.family, sock.getsockname()[:2], served, sock)
+
+
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A thread for each client, but not for more than `_CLIENTS` at a time."""
 
@@ -272,11 +284,20 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     allow_reuse_address = True
 
-    def __init__(self, family: int, address: tuple[str, int], served: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        family: int,
+        address: tuple[str, int],
+        served: CollectorRegistry,
+        listening: socket.socket | None = None,
+    ) -> None:
         self.address_family = family
         self.served = served
         self._room = threading.BoundedSemaphore(_CLIENTS)
-        super().__init__(address, _Handler)
+        super().__init__(address, _Handler, bind_and_activate=listening is None)
+        if listening is not None:
+            self.socket.close()
+            self.socket, self.server_address = listening, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._room.acquire(blocking=False):

@@ -134,6 +134,13 @@ class NextHops:
         self._changed = True
         os.eventfd_write(self._wake, 1)
 
+    def are_known(self) -> bool:
+        """Whether all remotes have been looked up, and those that can be reached have answered."""
+        ways = [way for way, remote in zip(list(self._ways), list(self._remotes), strict=False) if remote]
+        return not self._changed and all(
+            isinstance(way, Way) and way.neighbour in self._links for way in ways
+        )
+
     def states(self) -> dict[str, str]:
         """For each remote, in words, where its packets go or why nowhere."""
         ways = list(self._ways)

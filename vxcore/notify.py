@@ -41,6 +41,15 @@ class ServiceManager:
         """The end begins."""
         self._tell("STOPPING=1", f"STATUS={status}")
 
+    def succeeded_by(self, pid: int) -> None:
+        """Another process is what it is to look after from now on; it is one of ours."""
+        self._tell(f"MAINPID={pid}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """By which such a process finds it."""
+        return {"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": str(self.watchdog_usec or "")}
+
     def alive(self) -> None:
         """To be told within every `watchdog_usec`."""
         self._tell("WATCHDOG=1")

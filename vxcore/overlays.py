@@ -16,6 +16,7 @@ from vxcore._fast.port import UNCLAIMED, OverlayPort
 from vxcore._fast.trunk import VlanPort
 from vxcore.config import Port
 from vxcore.errors import ConfigError
+from vxcore.parts import Part
 from vxcore.ports import OverlayDevice
 
 Undo = Callable[[Callable[[], object]], object]
@@ -44,6 +45,12 @@ class Access:
     place: int
     ports: list[VlanPort] = field(default_factory=list)
     segment: int = UNCLAIMED
+
+
+def title(key: Key) -> str:
+    """The name under which a device is handed over."""
+    kind, dev = key
+    return f"{kind} {dev}"
 
 
 class Overlays:
@@ -97,6 +104,35 @@ class Overlays:
         """The device of a port, if it is open."""
         device = self._devices.get((port.kind, port.dev))
         return device.opened if device else None
+
+    # Handing over
+
+    def parts(self) -> dict[str, Part]:
+        """What another process goes on with, by the devices' titles."""
+        parts = {title(device.key): device.opened.part() for device in self._devices.values()}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def rest(self) -> dict[str, list[bytes]]:
+        """While the lanes stand: where each lane's port of each device is to go on."""
+        return {
+            title(device.key): [port.rest() for port in device.ports] for device in self._devices.values()
+        }
+
+    def resume(self, where: dict[str, list[bytes]]) -> None:
+        """Go on there, before the lanes run."""
+        for device in self._devices.values():
+            for port, each in zip(device.ports, where[title(device.key)], strict=True):
+                port.resume(each)
+
+    def inherit(self) -> None:
+        """All that was handed over is ours."""
+        for device in self.devices:
+            device.inherit()
+
+    def accesses(self) -> dict[str, int]:
+        """The place of each device and VLAN that a segment has, by a name that is the same elsewhere."""
+        users = [access for device in self._devices.values() for access in device.users]
+        return {f"{title(access.device.key)} {access.vlan or ''}": access.place for access in users}
 
     # Coming
 

@@ -15,9 +15,11 @@ import socket
 import struct
 from collections.abc import Collection
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError, UnsupportedError
+from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import Instruction, IPAddress, attach_filter, port_keeper, set_buffer
 from vxcore.wire import ETH_LEN, IPV6_LEN
 
@@ -39,13 +41,19 @@ _LARGEST_USUAL = 1514 + 4
 _MOST_GROUPS = 256  # nine instructions each over IPv6; a filter has up to 4096 (BPF_MAXINSNS)
 
 
-class RingSize:
-    """Slots for packets of usual size, of an odd multiple of 64 bytes so that they spread over a cache."""
+class RingSize(NamedTuple):
+    """Of a ring: bytes of a slot and of a block, and the number of blocks."""
 
-    def __init__(self, largest: int) -> None:
-        self.slot_len = (_SLOT_HEAD + largest + 63 | 64) & ~63
-        self.block_len = max(_BLOCK_BYTES, -(-self.slot_len // mmap.PAGESIZE) * mmap.PAGESIZE)
-        self.n_blocks = _RING_BYTES // self.block_len
+    slot_len: int
+    block_len: int
+    n_blocks: int
+
+    @classmethod
+    def fit_for(cls, largest: int) -> RingSize:
+        """Slots for packets of that size, of an odd multiple of 64 bytes so that they spread over a cache."""
+        slot_len = (_SLOT_HEAD + largest + 63 | 64) & ~63
+        block_len = max(_BLOCK_BYTES, -(-slot_len // mmap.PAGESIZE) * mmap.PAGESIZE)
+        return cls(slot_len, block_len, _RING_BYTES // block_len)
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -67,15 +75,25 @@ class PacketUnderlay:
     """
 
     def __init__(
-        self, settings: Underlay, local: IPAddress, n_lanes: int = 1, offload: Offload | None = None
+        self,
+        settings: Underlay,
+        local: IPAddress,
+        n_lanes: int = 1,
+        offload: Offload | None = None,
+        handed: Part | None = None,
     ) -> None:
         self.local = local
-        self.ring = RingSize(_LARGEST_USUAL)
+        self.ring = RingSize.fit_for(_LARGEST_USUAL)
         self.receivers: list[socket.socket] = []
         self.senders: list[socket.socket] = []
         self._dropped, self._settings = 0, settings
         self._offload = offload or Offload()
         self.gso = self._offload.udp_gso
+        if handed is not None:
+            self._keeper, *socks = sockets(handed.fds)
+            self.receivers, self.senders = socks[:n_lanes], socks[n_lanes:]
+            self.ring = RingSize(*handed.facts["ring"])
+            return
         with ExitStack() as undo:
             self._keeper = self._keep(settings.dstport)
             undo.callback(self.close)
@@ -84,6 +102,10 @@ class PacketUnderlay:
                 self.senders.append(packet_socket())
             share(self.receivers)
             undo.pop_all()
+
+    def part(self) -> Part:
+        """What another process goes on with."""
+        return Part(descriptors([self._keeper, *self.receivers, *self.senders]), {"ring": self.ring})
 
     def _keep(self, port: int) -> socket.socket:
         return port_keeper(self._settings, self.local, port, joins=self._offload.udp_gro)

@@ -23,6 +23,7 @@ from vxcore._fast.packet_overlay import PacketOverlayPort
 from vxcore.config import Offload
 from vxcore.errors import ConfigError
 from vxcore.packet import SOL_PACKET, RingSize, packet_socket, received, ring_drops, set_ring, share
+from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import attach_filter, offload_state, set_buffer
 from vxcore.wire import ETH_LEN
 
@@ -101,14 +102,21 @@ class PacketOverlay:
     needed, OSError otherwise.
     """
 
-    def __init__(self, name: str, most: int, n_lanes: int = 1, offload: Offload | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        most: int,
+        n_lanes: int = 1,
+        offload: Offload | None = None,
+        handed: Part | None = None,
+    ) -> None:
         self.name = name
         self._offload = offload or Offload()
         self._vnet = self._offload.packet_vnet
         self.uso = self._vnet and _kernel() >= _USO_SINCE
-        self._link = self._require_ethernet()
+        self._link = self._require_ethernet() if handed is None else Link(*handed.facts["link"])
         self.mtu = self._link.mtu
-        self.ring = RingSize(min(self.mtu + ETH_LEN + _TAG_LEN, _LARGEST_SLOT))
+        self.ring = RingSize.fit_for(min(self.mtu + ETH_LEN + _TAG_LEN, _LARGEST_SLOT))
         self.receivers: list[socket.socket] = []
         self.senders: list[socket.socket] = []
         self._ports: list[PacketOverlayPort] = []
@@ -116,7 +124,12 @@ class PacketOverlay:
         self._lock = threading.Lock()
         with ExitStack() as undo:
             undo.callback(self._close_sockets)
-            self._open_sockets(n_lanes)
+            if handed is None:
+                self._open_sockets(n_lanes)
+            else:
+                socks = sockets(handed.fds)
+                self.receivers, self.senders = socks[:n_lanes], socks[n_lanes:]
+                self.ring = RingSize(*handed.facts["ring"])
             self._watch = LinkWatch(self._follow)
             undo.pop_all()
         self._say_what_is_odd(most)
@@ -174,6 +187,12 @@ class PacketOverlay:
         )
         self._ports.append(port)
         return port
+
+    def part(self) -> Part:
+        return Part(descriptors([*self.receivers, *self.senders]), {"ring": self.ring, "link": self._link})
+
+    def inherit(self) -> None:
+        """There is nothing to put back."""
 
     def offloads(self) -> dict[str, str]:
         state = offload_state(self._offload.packet_vnet, True)

@@ -72,6 +72,12 @@ class PcapngOverlay:
         self._ports.append(port)
         return port
 
+    def part(self) -> None:
+        """Another process writes files of its own."""
+
+    def inherit(self) -> None:
+        """There is nothing to put back."""
+
     def offloads(self) -> dict[str, str]:
         return {}
 

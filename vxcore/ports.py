@@ -27,6 +27,7 @@ from vxcore._fast.port import OverlayPort
 from vxcore._fast.tap import TapPort
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError, UnsupportedError, VxcoreError
+from vxcore.parts import Part, descriptors, sockets
 from vxcore.wire import ETH_LEN, VXLAN_LEN
 
 IPAddress = IPv4Address | IPv6Address
@@ -84,12 +85,19 @@ class OverlayDevice(Protocol):
     def overruns(self) -> int:
         """Frames that were lost because we did not take them in time."""
 
+    def part(self) -> Part | None:
+        """What another process goes on with; None: it makes its own."""
+
+    def inherit(self) -> None:
+        """It is ours now that was handed over, with what is to be put back at the end."""
+
     def close(self) -> None:
         """Leave the host as it was; the lanes have ended."""
 
 
-# How one is opened: device, the MTU that the underlay leaves, number of lanes, what is allowed.
-OpenOverlay = Callable[[str, int, int, Offload], OverlayDevice]
+# How one is opened: device, the MTU that the underlay leaves, number of lanes, what is allowed, and what
+# another process has handed over in the place of opening it.
+OpenOverlay = Callable[[str, int, int, Offload, Part | None], OverlayDevice]
 
 
 def offload_state(wanted: bool, works: bool) -> str:
@@ -105,17 +113,28 @@ class Tap:
     ``close`` puts MTU and state of one that existed back. `fds` are the queues. `superframes` and
     `uso` say whether the device hands us TCP and UDP frames uncut, and takes them. Raises
     ConfigError when the name belongs to something else, PermissionError, UnsupportedError without
-    /dev/net/tun, OSError otherwise.
+    /dev/net/tun, OSError otherwise. A `handed` part is the same device, open and set up.
     """
 
-    def __init__(self, name: str, mtu: int, n_queues: int = 1, offload: Offload | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        mtu: int,
+        n_queues: int = 1,
+        offload: Offload | None = None,
+        handed: Part | None = None,
+    ) -> None:
         self.name = name
         self.mtu = mtu
         self.offload = offload or Offload()
         self.fds: list[int] = []
         self._before: tuple[int, bool] | None = None
+        self._inherited: tuple[int, bool] | None = None
         self._dropped_before = 0
         self._missing = False
+        if handed is not None:
+            self._take(handed)
+            return
         with ExitStack() as undo, IPRoute() as route:
             existing = _link(route, name)
             self._refuse_other_kinds(existing)
@@ -131,6 +150,19 @@ class Tap:
             self._set(route, mtu, True)
             self._dropped_before = self.overruns()
             undo.pop_all()
+
+    def _take(self, handed: Part) -> None:
+        self.fds, facts = handed.fds, handed.facts
+        self.mtu, self.superframes, self.uso = facts["mtu"], facts["superframes"], facts["uso"]
+        self._inherited = facts["before"]
+        self._dropped_before = self.overruns()
+
+    def part(self) -> Part:
+        facts = {"mtu": self.mtu, "superframes": self.superframes, "uso": self.uso, "before": self._before}
+        return Part(list(self.fds), facts)
+
+    def inherit(self) -> None:
+        self._before = self._inherited
 
     def _refuse_other_kinds(self, existing: Any) -> None:
         if existing is None:
@@ -315,14 +347,23 @@ class UdpUnderlay:
     """
 
     def __init__(
-        self, settings: Underlay, local: IPAddress, n_lanes: int = 1, offload: Offload | None = None
+        self,
+        settings: Underlay,
+        local: IPAddress,
+        n_lanes: int = 1,
+        offload: Offload | None = None,
+        handed: Part | None = None,
     ) -> None:
         self.local = local
         self.receivers: list[socket.socket] = []
         self.routes: list[socket.socket] = []
         self.pool: list[Senders] = []
         self._settings, self._n_lanes = settings, n_lanes
+        self._overruns_before = 0
         offload = offload or Offload()
+        if handed is not None:
+            self._take(handed)
+            return
         with ExitStack() as undo:
             undo.callback(self.close)
             for _ in range(n_lanes):
@@ -332,6 +373,23 @@ class UdpUnderlay:
             self.gso = offload.udp_gso and _turn_on(self.receivers[0], _UDP_SEGMENT, 0)
             self._fill_pool(settings)
             undo.pop_all()
+
+    def _take(self, handed: Part) -> None:
+        socks, n = sockets(handed.fds), self._n_lanes
+        self.gro, self.gso = handed.facts["gro"], handed.facts["gso"]
+        self.receivers, self.routes, pool = socks[:n], socks[n : 2 * n], socks[2 * n :]
+        if self.gso:
+            self.pool = list(zip(pool[::2], pool[1::2], strict=True))
+        else:
+            self.pool = [(single, None) for single in pool]
+        self._overruns_before = self.overruns()
+
+    def part(self) -> Part:
+        """What another process goes on with."""
+        return Part(descriptors(self._sockets()), {"gro": self.gro, "gso": self.gso})
+
+    def _sockets(self) -> list[socket.socket]:
+        return [*self.receivers, *self.routes, *(sock for pair in self.pool for sock in pair if sock)]
 
     def _receiver(self, port: int) -> socket.socket:
         return _receiver(self._settings, self.local, port, _SHARE_PORT if self._n_lanes > 1 else ())
@@ -381,10 +439,10 @@ class UdpUnderlay:
 
     def overruns(self) -> int:
         """Datagrams that the kernel dropped because we did not receive them in time."""
-        return sum(dropped(sock) for sock in self.receivers)
+        return sum(dropped(sock) for sock in self.receivers) - self._overruns_before
 
     def close(self) -> None:
-        for sock in [*self.receivers, *self.routes, *(sock for pair in self.pool for sock in pair if sock)]:
+        for sock in self._sockets():
             sock.close()
         self.receivers.clear()
         self.routes.clear()

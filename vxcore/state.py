@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vxcore._fast.table import KINDS, Reader
+from vxcore._fast.table import KINDS, PORT, Reader
 from vxcore.errors import TableFullError, VxcoreError
 from vxcore.fdb import SEEN_BITS, Fdb, now_s
 from vxcore.files import replacing
@@ -108,19 +108,52 @@ class Memory:
     def __init__(self, journal: Journal, remotes: Remotes, fdb: Fdb) -> None:
         self._journal, self._remotes, self._fdb = journal, remotes, fdb
 
-    def take(self) -> Learned:
-        """What lanes have learned from remotes until now."""
+    def take(self, within_s: int | None = None) -> Learned:
+        """What lanes have learned from remotes until now, or heard from within so many seconds."""
         with self._journal.change():
-            found = self._fdb.snapshot()
-            now = now_s()  # not before, for lanes go on meanwhile
-            found = found[np.isin(found["kind"], _LEARNED) & (found["remote"] >= 0)]
+            found, age_s = self._found(within_s)
             numbers, which = np.unique(found["remote"], return_inverse=True)
             addresses = [packed(self._remotes.address(int(number))) for number in numbers]
         rows = np.zeros(len(found), ROW)
-        rows["mac"], rows["vni"], rows["remote"] = found["mac"], found["vni"], which
-        rows["age_s"] = (np.uint32(now) - found["seen_s"]) & SEEN_BITS
+        rows["mac"], rows["vni"], rows["remote"], rows["age_s"] = found["mac"], found["vni"], which, age_s
         joined = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, _ADDRESS_LEN)
         return Learned(joined, rows, int(time.time()))
+
+    def take_behind(self, within_s: int | None = None) -> NDArray[Any]:
+        """The same of hosts behind overlay ports, as `ROW`, `remote` being the port's place."""
+        found, age_s = self._found(within_s, behind=True)
+        rows = np.zeros(len(found), ROW)
+        rows["mac"], rows["vni"], rows["remote"], rows["age_s"] = (
+            *(found["mac"], found["vni"], found["port"]),
+            age_s,
+        )
+        return rows
+
+    def put_behind(self, rows: NDArray[Any], places: dict[int, int]) -> None:
+        """Learn it again, where each of those places is another one now; others are left out."""
+        now = now_s()
+        segments = {int(row["vni"]): int(row["segment"]) for row in self._journal.tables.segments()}
+        reader = Reader(self._journal.tables)
+        with _entered(reader):
+            for of_vni in _by_vni(rows):
+                segment = segments.get(int(of_vni["vni"][0]))
+                if segment is None:
+                    continue
+                for was, place in places.items():
+                    here = of_vni[of_vni["remote"] == was]
+                    seen = ((now - here["age_s"].astype(np.int64)) & 0xFFFF_FFFF).astype(np.uint32)
+                    targets = np.full(len(here), PORT | place, np.uint32)
+                    reader.fdb_learn(segment, here["mac"].astype(np.uint64), targets, seen)
+
+    def _found(self, within_s: int | None, behind: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rows of the FDB that were learned, and how old they are."""
+        found = self._fdb.snapshot()
+        now = now_s()  # not before, for lanes go on meanwhile
+        found = found[np.isin(found["kind"], _LEARNED) & ((found["remote"] < 0) == behind)]
+        age_s = (np.uint32(now) - found["seen_s"]) & SEEN_BITS
+        if within_s is None:
+            return found, age_s
+        return found[age_s <= within_s], age_s[age_s <= within_s]
 
     def put(self, learned: Learned) -> int:
         """Learn it again, as old as it is now; how many entries are back, which settings and room allow.
@@ -198,7 +231,7 @@ def _admits(reader: Reader, segment: int, remote: int, address: bytes) -> bool:
 
 
 class Keeper:
-    """Reads a file when a VTEP starts, and writes it every `interval_s` and when it ends.
+    """Reads a file when a VTEP starts, and writes it every `interval_s` and when it ends, while it `writes`.
 
     A file that is no whole one of ours is renamed to FILE.refused, and the VTEP begins without it. One that
     cannot be written is told of in the log, once until it can again; what is carried does not depend on it.
@@ -206,6 +239,7 @@ class Keeper:
 
     def __init__(self, memory: Memory, path: str, interval_s: float) -> None:
         self._memory, self._path, self._interval_s = memory, path, interval_s
+        self.writes = True
         self._stop = threading.Event()
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="vxcore-state", daemon=True)
@@ -229,6 +263,11 @@ class Keeper:
         """Write from now on; `undo` writes for the last time."""
         self._thread.start()
         undo.callback(self._close)
+
+    def leave(self) -> None:
+        """Write no more: another process does."""
+        self._stop.set()
+        self._thread.join()
 
     def save(self) -> None:
         """Write now."""
@@ -256,9 +295,11 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self.save()
+            if self.writes:
+                self.save()
 
     def _close(self) -> None:
         self._stop.set()
         self._thread.join()
-        self.save()
+        if self.writes:
+            self.save()

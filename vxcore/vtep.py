@@ -20,6 +20,7 @@ from vxcore.engine import Engine
 from vxcore.errors import ConfigError
 from vxcore.events import Event, Subscription
 from vxcore.neighbours import Addresses
+from vxcore.parts import Parts
 from vxcore.remotes import IPAddress
 from vxcore.running import listed, running
 from vxcore.watches import PacketWatch, Sight
@@ -41,8 +42,9 @@ class Vtep(Engine):
     other segments do not notice. Methods may be called from any thread.
     """
 
-    def __init__(self, settings: Settings | Mapping[str, Any]) -> None:
-        super().__init__(settings if isinstance(settings, Settings) else config.from_mapping(settings))
+    def __init__(self, settings: Settings | Mapping[str, Any], handed: Parts | None = None) -> None:
+        made = settings if isinstance(settings, Settings) else config.from_mapping(settings)
+        super().__init__(made, handed)
 
     # Segments
 

@@ -25,6 +25,7 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from vxcore._fast.xsk import XskSocket, bpf
 from vxcore.config import Offload
 from vxcore.errors import ConfigError, UnsupportedError
+from vxcore.parts import Part
 from vxcore.ports import IPAddress
 from vxcore.wire import ETH_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN
 
@@ -44,6 +45,7 @@ _ARPHRD_ETHER = 1
 _SIOCETHTOOL, _GET_CHANNELS = 0x8946, 0x3C
 
 _LOG_LEN = 1 << 16
+_N_OF_PROGRAM = 3  # descriptors: its link, its map, and itself
 _VLAN_TAG_LEN = 4
 LARGEST_MTU = 4096 - 256 - ETH_LEN - _VLAN_TAG_LEN
 """What a chunk of a page holds behind XDP_PACKET_HEADROOM, less Ethernet and a VLAN tag."""
@@ -58,8 +60,14 @@ class XdpDevice:
     AF_XDP, OSError.
     """
 
-    def __init__(self, device: str, n_lanes: int, program: list[Line], offload: Offload) -> None:
+    def __init__(
+        self, device: str, n_lanes: int, program: list[Line], offload: Offload, handed: Part | None = None
+    ) -> None:
         self.name, self.offload = device, offload
+        self._overruns_before = 0
+        if handed is not None:
+            self._take(n_lanes, handed)
+            return
         self.ifindex, self.mtu = _check(device)
         n_queues = count_queues(device)
         if n_queues < n_lanes:
@@ -76,6 +84,27 @@ class XdpDevice:
             for queue in range(n_queues):
                 self._open_queue(queue)
             undo.pop_all()
+
+    def _take(self, n_lanes: int, handed: Part) -> None:
+        facts, n = handed.facts, _N_OF_PROGRAM
+        self.ifindex, self.mtu, self.native = facts["ifindex"], facts["mtu"], facts["native"]
+        self._fds, socks = handed.fds[:n], handed.fds[n:]
+        self._map = self._fds[1]
+        self.lanes = [[] for _ in range(n_lanes)]
+        self.zero_copy = facts["zero_copy"][-1]
+        for queue, zero_copy in enumerate(facts["zero_copy"]):
+            pair = socks[2 * queue], socks[2 * queue + 1]
+            sock = XskSocket(self.name, self.ifindex, queue, zero_copy, pair)
+            self.lanes[queue % n_lanes].append(sock)
+        self._overruns_before = self.overruns()
+
+    def part(self) -> Part:
+        """What another process goes on with: the program's descriptors, and two for each queue."""
+        n_queues = sum(map(len, self.lanes))
+        socks = [self.lanes[n % len(self.lanes)][n // len(self.lanes)] for n in range(n_queues)]
+        fds = [*self._fds, *(fd for sock in socks for fd in (sock.fileno(), sock.memory))]
+        facts = {"ifindex": self.ifindex, "mtu": self.mtu, "native": self.native}
+        return Part(fds, {**facts, "zero_copy": [sock.zero_copy for sock in socks]})
 
     def _attach(self, program: list[Line], n_queues: int) -> None:
         """Native if possible. The map is still empty, so that for now all is passed."""
@@ -141,7 +170,7 @@ class XdpDevice:
 
     def overruns(self) -> int:
         """Packets dropped because we gave no memory back in time, or longer than what a chunk holds."""
-        return sum(sock.overruns() for lane in self.lanes for sock in lane)
+        return sum(sock.overruns() for lane in self.lanes for sock in lane) - self._overruns_before
 
     def close(self) -> None:
         """Detach the program, then close the sockets."""

@@ -23,6 +23,7 @@ from vxcore._fast.xdp_underlay import XdpUnderlayPort
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError
 from vxcore.packet_overlay import LinkWatch, look_at
+from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import IPAddress, device_of, port_keeper
 from vxcore.xdp import ALL_PACKETS, LARGEST_MTU, XdpDevice, our_packets
 
@@ -49,6 +50,7 @@ class XdpUnderlay:
         n_lanes: int,
         offload: Offload,
         failed: Callable[[OSError], None],
+        handed: Part | None = None,
     ) -> None:
         self.dev = settings.dev or _device_with(locals_)
         self._families = tuple(local.version for local in locals_)
@@ -56,12 +58,20 @@ class XdpUnderlay:
         self._keepers: list[socket.socket] = []
         with ExitStack() as undo:
             undo.callback(self._close_keepers)
-            for local, port in itertools.product(locals_, dstports):
-                self._keepers.append(port_keeper(settings, local, port, joins=False))
-            self._device = XdpDevice(self.dev, n_lanes, our_packets(locals_, dstports), offload)
+            own = None if handed is None else _own(handed)
+            if handed is not None:
+                self._keepers = sockets(handed.fds[: handed.facts["others"]])
+            else:
+                for local, port in itertools.product(locals_, dstports):
+                    self._keepers.append(port_keeper(settings, local, port, joins=False))
+            self._device = XdpDevice(self.dev, n_lanes, our_packets(locals_, dstports), offload, own)
             undo.callback(self._device.close)
             self._watch = LinkWatch(self._follow)
             undo.pop_all()
+
+    def part(self) -> Part:
+        """What another process goes on with."""
+        return _with(self._keepers, self._device.part())
 
     def ports(self, lane: int, hops: Hops, rules: Rules) -> list[tuple[XdpUnderlayPort, tuple[int, ...]]]:
         """Those of a lane, one for each of its queues, with the IP families that it sends: the first does."""
@@ -95,6 +105,16 @@ class XdpUnderlay:
         self._keepers.clear()
 
 
+def _with(others: list[socket.socket], own: Part) -> Part:
+    """A device's part, and other sockets."""
+    return Part([*descriptors(others), *own.fds], {**own.facts, "others": len(others)})
+
+
+def _own(part: Part) -> Part:
+    """The device's again."""
+    return Part(part.fds[part.facts["others"] :], part.facts)
+
+
 def _device_with(locals_: tuple[IPAddress, ...]) -> str:
     """The one device that has all the addresses."""
     found = {device_of(local): local for local in locals_}
@@ -116,16 +136,27 @@ class XdpOverlay:
     # It takes no super-frames at all, and so hinders nobody else's.
     uso = True
 
-    def __init__(self, name: str, most: int, n_lanes: int = 1, offload: Offload | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        most: int,
+        n_lanes: int = 1,
+        offload: Offload | None = None,
+        handed: Part | None = None,
+    ) -> None:
         self.name = name
         self._ports: list[XdpOverlayPort] = []
         with ExitStack() as undo:
-            self._device = XdpDevice(name, n_lanes, ALL_PACKETS, offload or Offload())
+            own = None if handed is None else _own(handed)
+            self._device = XdpDevice(name, n_lanes, ALL_PACKETS, offload or Offload(), own)
             undo.callback(self._device.close)
             self.mtu = self._device.mtu
             self._link = look_at(name)
-            self._listener = undo.enter_context(_listen_to_all(self._device.ifindex))
-            self._say_what_is_odd(most)
+            if handed is None:
+                self._listener = undo.enter_context(_listen_to_all(self._device.ifindex))
+                self._say_what_is_odd(most)
+            else:
+                (self._listener,) = sockets(handed.fds[:1])
             self._watch = LinkWatch(self._follow)
             undo.pop_all()
 
@@ -143,6 +174,12 @@ class XdpOverlay:
         routed = [address for address in own if not address.startswith("fe80:")]
         if routed:
             log.warning("%s has the address %s, where this host hears nothing now", self.name, routed[0])
+
+    def part(self) -> Part:
+        return _with([self._listener], self._device.part())
+
+    def inherit(self) -> None:
+        """There is nothing to put back."""
 
     def port(self, lane: int, segment: int) -> XdpOverlayPort:
         """The sockets of one lane, one for each of its queues."""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -220,6 +221,10 @@ class Lan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for host in self.hosts:  # processes that took the place of others are nobody's children
+            for pid in run("ip", "netns", "pids", host.namespace, check=False).stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
         for process in [process for host in self.hosts for process in host.processes]:
             if process.poll() is None:
                 process.kill()

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from support.tree import ROOT
 
-from benchmarks import performance
+from benchmarks import performance, upgrades
 from benchmarks.datapath import machine, plan, report, results
 from benchmarks.datapath.results import Cpu, Environment, Missing, Run, Sample, measurement
 
@@ -135,3 +135,8 @@ def test_the_meter_sees_our_own_work() -> None:
     while time.process_time() < started + 0.2:
         pass
     assert meter.read()[0].busy > 0.1
+
+
+def test_the_table_of_upgrades_is_what_was_measured() -> None:
+    text = upgrades.PAGE.read_text()
+    assert text == upgrades.page(text)

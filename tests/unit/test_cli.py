@@ -105,7 +105,9 @@ def test_the_control_socket_of_a_file_gives_way_to_the_options(
 ) -> None:
     seen: list[config.Settings] = []
 
-    def serve(settings: config.Settings, reload: Callable[[], config.Settings], file: str) -> int:
+    def serve(
+        settings: config.Settings, reload: Callable[[], config.Settings], file: str, control: str | None
+    ) -> int:
         seen.extend([settings, reload()])
         return 0
 

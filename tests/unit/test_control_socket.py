@@ -657,7 +657,7 @@ def test_the_client_starts_without_numpy_and_msgspec() -> None:
 
 
 def test_every_request_does_something_but_the_one_that_is_the_sessions() -> None:
-    assert set(_HANDLERS) == set(REQUESTS) - {"monitor", "packets"}
+    assert set(_HANDLERS) == set(REQUESTS) - {"monitor", "packets", "takeover"}
 
 
 def test_the_page_has_every_request_with_its_fields_and_every_code() -> None:

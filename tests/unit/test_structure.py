@@ -17,7 +17,7 @@ from support import tree
 # From the ground up. A module may import what stands on a line above its own; on one line,
 # only what BESIDE allows.
 FLOORS = [
-    "verdict errors _version toml_lines columns files",
+    "verdict errors _version toml_lines columns files parts",
     "addresses bpf pcapng",
     "sizes",
     "wire problem",
@@ -38,7 +38,8 @@ FLOORS = [
     "overlays",
     "engine",
     "running",
-    "vtep metrics notify activation troubles confine",
+    "vtep metrics notify activation troubles confine succession",
+    "handover",
     "control",
     "docker cni",
     "daemon",

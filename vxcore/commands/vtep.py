@@ -224,7 +224,8 @@ def run(arguments: argparse.Namespace) -> int:
     def load() -> config.Settings:
         return config.with_control(config.load(arguments.file), arguments.control)
 
-    return daemon.serve(load(), reload=load, file=str(Path(arguments.file).absolute()))
+    file = str(Path(arguments.file).absolute())
+    return daemon.serve(load(), reload=load, file=file, control=arguments.control)
 
 
 @command(

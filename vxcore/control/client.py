@@ -76,6 +76,11 @@ class Client:
         self._lines.close()
         self._socket.close()
 
+    @property
+    def pid(self) -> int:
+        """The process that the VTEP is in."""
+        return int(self.vtep["pid"])
+
     def ask(self, do: str, **given: Any) -> dict[str, Any]:
         """What the reply to a request says; raises what was raised there, by its code."""
         (only,) = self.pages(do, **given)
@@ -105,6 +110,13 @@ class Client:
         self.ask(do, **given)
         self._socket.settimeout(None)
         return iter(self._line, None)
+
+    def become(self, do: str, **given: Any) -> tuple[dict[str, Any], socket.socket]:
+        """What the reply to a request says, after which the connection is something else's: it, too.
+
+        The other side must not speak before it is spoken to.
+        """
+        return self.ask(do, **given), self._socket.dup()
 
     def _say(self, message: dict[str, Any]) -> None:
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"

@@ -187,6 +187,12 @@ class PacketsWanted(Asked, frozen=True):
     """Whether to say what happened to each."""
 
 
+class Takeover(Asked, frozen=True):
+    """Which versions of the handover the process that asks knows (`vxcore.handover`)."""
+
+    versions: Annotated[tuple[int, ...], Meta(description="a list of numbers", min_length=1)]
+
+
 class ForetellOut(Asked, frozen=True):
     """A frame as it would come from the overlay port of a segment."""
 
@@ -345,6 +351,12 @@ class Reloaded(Told, frozen=True):
     """How many there are now."""
 
 
+class HandsOver(Told, frozen=True):
+    """From here on the connection is that of a handover."""
+
+    version: int
+
+
 class Text(Told, frozen=True):
     """A piece of a TOML file."""
 
@@ -419,7 +431,7 @@ class Rows(Told, Generic[R], frozen=True):
     rows: list[R]
 
 
-# What the command ping prints
+# What the commands ping and upgrade print
 
 
 class Full(Told, frozen=True):
@@ -448,6 +460,16 @@ class Reached(Told, frozen=True):
     is_remote: bool
     underlay_ms: list[float | None]
     full: Full
+
+
+class Upgraded(Told, frozen=True):
+    """A VTEP is in another process now, `pid`; for so long nobody has forwarded."""
+
+    pid: int
+    was: int
+    stood_ms: float
+    handed: dict[str, int]
+    """How many descriptors of each part."""
 
 
 # The list
@@ -490,6 +512,7 @@ REQUESTS: dict[str, Request] = {
     "packets": Request(PacketsWanted, Nothing, "turn the connection into a stream of packets"),
     "foretell.out": Request(ForetellOut, Seen, "what would become of a frame from an overlay port"),
     "foretell.in": Request(ForetellIn, Seen, "what would become of a packet from the underlay"),
+    "takeover": Request(Takeover, HandsOver, "give the VTEP to the process that asks, as user or root", True),
     "monitor": Request(Monitor, Nothing, "turn the connection into a stream of events"),
 }
 

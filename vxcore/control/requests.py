@@ -11,6 +11,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from socket import socket
 from typing import Any, TypeVar
 
 import msgspec
@@ -88,6 +89,10 @@ class Operated:
     reload: Callable[[], None] | None = None
     """Apply the settings file again, or raise; None: there is no file."""
     file: str | None = None
+    hand_over: Callable[[socket, socket, int], None] | None = None
+    """Give the VTEP to a process: its connection, the socket that listens, its pid. Returns if it failed."""
+    stays: str = "this VTEP is a part of a program, and stays there"
+    """Why it cannot be given."""
     started: float = field(default_factory=time.monotonic)
 
 

@@ -11,9 +11,9 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import Any
 
 from vxcore.config import Control
 from vxcore.control import MAX_LINE
@@ -26,10 +26,13 @@ from vxcore.errors import ConfigError
 log = logging.getLogger("vxcore")
 
 MAX_CLIENTS = 64
+_AGAIN_S = 1.0
 
 
 @contextmanager
-def serving(operated: Operated, settings: Control, given: socket | None = None) -> Iterator[None]:
+def serving(
+    operated: Operated, settings: Control, given: socket | None = None, keep_file: bool = False
+) -> Iterator[None]:
     """Serve a VTEP's control socket meanwhile; or one that is `given`, and listens, wherever it is.
 
     Raises ConfigError and OSError when the settings name a path that cannot be had; without one in the
@@ -44,7 +47,7 @@ def serving(operated: Operated, settings: Control, given: socket | None = None) 
     path = default_path() if settings.socket is None else Path(settings.socket)
     with ExitStack() as stack:
         try:
-            opened = listening(path, gid) if given is None else taken(given, keep_file=True)
+            opened = listening(path, gid) if given is None else taken(given, keep_file)
             server = Server(operated, stack.enter_context(opened), gid)
         except (ConfigError, OSError) as error:
             if settings.socket is not None:
@@ -57,6 +60,10 @@ def serving(operated: Operated, settings: Control, given: socket | None = None) 
         yield
 
 
+def _same(protocol: asyncio.StreamReaderProtocol) -> asyncio.StreamReaderProtocol:
+    return protocol
+
+
 class Server:
     """Serves a VTEP on a socket that listens, from ``start`` to ``stop``.
 
@@ -65,10 +72,11 @@ class Server:
 
     def __init__(self, operated: Operated, sock: socket, gid: int | None = None) -> None:
         self._sock, self._gid = sock, gid
-        self._worker = Worker(operated)
+        self._sock.setblocking(False)
+        self._worker = Worker(operated, sock, self._accept_again)
         self._clients: set[asyncio.Task[None]] = set()
+        self._coming: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(self._failed)
         self._shut = False
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="vxcore-control", daemon=True)
@@ -89,11 +97,45 @@ class Server:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async with await asyncio.start_unix_server(self._greet, sock=self._sock, limit=MAX_LINE):
-            await self._stop.wait()
-            for client in self._clients:
-                client.cancel()
-            await asyncio.gather(*self._clients, return_exceptions=True)
+        self._accept_again(True)
+        await self._stop.wait()
+        self._accept_again(False)
+        await asyncio.gather(*self._coming, return_exceptions=True)
+        await asyncio.sleep(0)  # those who came last are clients then
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    def _accept_again(self, accepts: bool) -> None:
+        """Whether clients are let in; others wait outside."""
+        if accepts:
+            self._loop.add_reader(self._sock, self._let_in)
+        else:
+            self._loop.remove_reader(self._sock)
+
+    def _let_in(self) -> None:
+        try:
+            client, _ = self._sock.accept()
+        except BlockingIOError:  # it is gone again
+            return
+        except OSError as error:  # of descriptors, say
+            self._tell_shut(error)
+            self._accept_again(False)
+            self._loop.call_later(_AGAIN_S, self._accept_again, True)
+            return
+        coming = self._loop.create_task(self._connect(client))
+        self._coming.add(coming)
+        coming.add_done_callback(partial(self._has_come, client))
+
+    def _has_come(self, client: socket, coming: asyncio.Task[None]) -> None:
+        self._coming.discard(coming)
+        if coming.cancelled() or coming.exception():
+            client.close()
+
+    async def _connect(self, client: socket) -> None:
+        reader = asyncio.StreamReader(MAX_LINE, self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, self._greet, self._loop)
+        await self._loop.connect_accepted_socket(partial(_same, protocol), client)
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -110,14 +152,11 @@ class Server:
         finally:
             self._clients.discard(task)
 
-    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Told of what asyncio meets: clients that it cannot take, until there are descriptors again, say."""
-        error = context.get("exception")
-        if not isinstance(error, OSError):
-            loop.default_exception_handler(context)
-        elif not self._shut:
+    def _tell_shut(self, error: OSError) -> None:
+        """Once, until somebody is let in again."""
+        if not self._shut:
             self._shut = True
-            log.warning("control socket: no client is let in for now: %s", os.strerror(error.errno or 0))
+            log.warning("control socket: no client is let in for now: %s", error.strerror)
 
     def _refusal(self, peer: Peer) -> HangUpError | None:
         """Why a client may not come in."""

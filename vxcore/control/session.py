@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from socket import socket
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from vxcore.control.protocol import (
     Event,
     Fault,
     Greeting,
+    HandsOver,
     Happened,
     Message,
     Monitor,
@@ -34,14 +36,16 @@ from vxcore.control.protocol import (
     Refusal,
     Reply,
     Seen,
+    Takeover,
     Told,
     fault_of,
 )
 from vxcore.control.requests import Operated, answer, asked, packet
 from vxcore.control.socket_file import Peer, peer_of
-from vxcore.errors import ConfigError
+from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.events import Event as VtepEvent
 from vxcore.events import Subscription
+from vxcore.handover import VERSIONS
 from vxcore.problem import nearest, shown
 from vxcore.watches import PacketWatch
 
@@ -74,8 +78,8 @@ class _GoneError(Exception):
 class Worker:
     """Does what clients ask for, one thing at a time, in a thread of its own."""
 
-    def __init__(self, operated: Operated) -> None:
-        self.operated = operated
+    def __init__(self, operated: Operated, listening: socket, accept: Callable[[bool], None]) -> None:
+        self.operated, self.listening, self.accept = operated, listening, accept
         self.n_lists = 0
         self._pool = ThreadPoolExecutor(1, "vxcore-control-work")
 
@@ -140,6 +144,8 @@ class Session:
                 await self._monitor(message, given)
             if isinstance(given, PacketsWanted):
                 await self._show_packets(message, given)
+            if isinstance(given, Takeover):
+                await self._hand_over(message, given)
             await self._reply(message, given)
         except (HangUpError, _GoneError):
             raise
@@ -186,6 +192,32 @@ class Session:
             peer, what = self.peer, msgspec.json.encode(message.given).decode()
             what = what if len(what) <= _NOTED_LEN else f"{what[:_NOTED_LEN]}..."
             log.info("user %d, process %d: %s %s%s", peer.uid, peer.pid, message.do, what, failure)
+
+    async def _hand_over(self, message: Message, given: Takeover) -> None:
+        """The connection is a handover's from now on. Who connects meanwhile waits until it is decided."""
+        hand_over = self._operated.hand_over
+        if self.peer.uid not in (0, os.geteuid()):
+            raise HangUpError("denied", f"user {self.peer.uid} may not take the VTEP over: root may")
+        if hand_over is None:
+            raise UnsupportedError(self._operated.stays)
+        version = max(set(given.versions) & set(VERSIONS), default=None)
+        if version is None:
+            known, asked = (", ".join(map(str, sorted(each))) for each in (VERSIONS, given.versions))
+            text = f"vxcore {__version__} here hands over in version {known}, and the new one knows {asked}"
+            raise UnsupportedError(f"{text}; upgrade in steps, or restart")
+        self._note(message)
+        transport: Any = self._writer.transport  # which reads as well
+        transport.pause_reading()
+        await self._send(_line(Reply(id=message.id, ok=HandsOver(version=version))))
+        connection = self._writer.get_extra_info("socket").dup()
+        self._worker.accept(False)
+        try:
+            call = partial(hand_over, connection, self._worker.listening, self.peer.pid)
+            await self._worker.do(call)
+        finally:
+            self._worker.accept(True)
+            connection.close()
+        raise _GoneError
 
     async def _monitor(self, message: Message, given: Monitor) -> None:
         """Send events until the client hangs up, or says anything."""

@@ -278,6 +278,19 @@ cdef class Lane:
         """Make ``run`` return, from any thread."""
         os.eventfd_write(self.stop_fd, 1)
 
+    def again(self) -> None:
+        """Let it ``run`` again that was stopped."""
+        os.eventfd_read(self.stop_fd)
+
+    def rest(self) -> list[bytes]:
+        """Of a lane that stands, where its underlay ports ``resume``, in another process too."""
+        return [port.rest() for port in self._underlay_ports]
+
+    def resume(self, where) -> None:
+        """Begin where others came to rest, before it runs."""
+        for port, each in zip(self._underlay_ports, where, strict=True):
+            port.resume(each)
+
     def attach(self, number: int, OverlayPort port not None) -> None:
         """Take an overlay port while the lane runs, under a number that is free. Frames may go to it at once;
         those that wait there are read from ``watch`` on, if it has a descriptor. Raises ValueError, OSError.

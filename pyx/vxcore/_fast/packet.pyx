@@ -96,6 +96,12 @@ cdef class PacketPort(UnderlayPort):
         free(self.s.queue)
         free(self.s.view.own)
 
+    def rest(self) -> bytes:
+        return ring_rest(&self.s.ring)
+
+    def resume(self, where: bytes) -> None:
+        ring_resume(&self.s.ring, where)
+
     @property
     def gso_error(self) -> int:
         """The errno with which the kernel refused a super-frame, after which none was sent; else 0."""

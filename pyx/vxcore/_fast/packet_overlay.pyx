@@ -90,6 +90,12 @@ cdef class PacketOverlayPort(OverlayPort):
         free(self.s.cuts.pieces)
         free(self.s.gathered)
 
+    def rest(self) -> bytes:
+        return ring_rest(&self.s.ring)
+
+    def resume(self, where: bytes) -> None:
+        ring_resume(&self.s.ring, where)
+
     @property
     def gso_error(self) -> int:
         """The errno with which the kernel refused a super-frame, after which its kind is cut here; else 0."""

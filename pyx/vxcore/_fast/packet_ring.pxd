@@ -38,6 +38,9 @@ cdef struct Taken:
 cdef int ring_open(Ring *r, int fd, uint32_t block_len, uint32_t n_blocks, uint32_t slot_len,
                    bint vnet) except -1
 cdef void ring_close(Ring *r) noexcept
+# Give all slots that are held back; where the next one is. And go on there, perhaps in another process.
+cdef bytes ring_rest(Ring *r)
+cdef int ring_resume(Ring *r, bytes where) except -1
 # Give the slots of all packets that were taken back to the kernel.
 cdef void ring_release(Ring *r) noexcept nogil
 # The next packet. One too large for a slot is received into `room`, which has SLOT_LEN bytes.

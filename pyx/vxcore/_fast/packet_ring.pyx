@@ -39,6 +39,20 @@ cdef void ring_close(Ring *r) noexcept:
         r.memory = NULL
 
 
+cdef bytes ring_rest(Ring *r):
+    ring_release(r)
+    return r.at.to_bytes(4, "little")
+
+
+cdef int ring_resume(Ring *r, bytes where) except -1:
+    at = int.from_bytes(where, "little")
+    if at >= r.n_slots:
+        raise ValueError(f"slot {at} of a ring of {r.n_slots}")
+    r.at = r.held_from = at
+    r.n_held = 0
+    return 0
+
+
 cdef inline uint8_t *slot_at(Ring *r, uint32_t index) noexcept nogil:
     return (r.memory + <size_t>(index / r.slots_in_block) * r.block_len
             + <size_t>(index % r.slots_in_block) * r.slot_len)

@@ -48,9 +48,23 @@ cdef class OverlayPort:
             vx_store_release_p(<void **>&self.port.vlans, self.vlans)
         vx_store_release_p(<void **>&self.vlans[<int>vlan], NULL if port is None else &port.port)
 
+    def rest(self) -> bytes:
+        """Keep nothing of the last burst, while the lane stands; where to ``resume``, here or elsewhere."""
+        return b""
+
+    def resume(self, where: bytes) -> None:
+        """Receive from there on: what ``rest`` said, of the same descriptors. Raises ValueError."""
+
     def __dealloc__(self):
         free(self.vlans)
 
 
 cdef class UnderlayPort:
     """Base of the ports towards the other VTEPs. One lane uses it, from one thread."""
+
+    def rest(self) -> bytes:
+        """Keep nothing of the last burst, while the lane stands; where to ``resume``, here or elsewhere."""
+        return b""
+
+    def resume(self, where: bytes) -> None:
+        """Receive from there on: what ``rest`` said, of the same descriptors. Raises ValueError."""

@@ -80,6 +80,18 @@ cdef class XdpOverlayPort(OverlayPort):
                 raise OSError(errno, f"{self.name}: {os.strerror(errno)}")
         return self._all
 
+    def rest(self) -> bytes:
+        """Of all sockets, each with the length of what it says in front, four bytes."""
+        said = [socket.rest() for socket in self._sockets]
+        return b"".join(len(each).to_bytes(4, "little") + each for each in said)
+
+    def resume(self, where: bytes) -> None:
+        at = 0
+        for socket in self._sockets:
+            end = at + 4 + int.from_bytes(where[at:at + 4], "little")
+            socket.resume(where[at + 4:end])
+            at = end
+
     def __dealloc__(self):
         if self._all >= 0:
             close(self._all)

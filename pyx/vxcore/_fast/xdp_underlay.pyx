@@ -63,6 +63,12 @@ cdef class XdpUnderlayPort(UnderlayPort):
         self.port.fd, self.port.state = socket.x.fd, &self.s
         self.port.receive, self.port.send, self.port.flush = receive, send, flush
 
+    def rest(self) -> bytes:
+        return self._socket.rest()
+
+    def resume(self, where: bytes) -> None:
+        self._socket.resume(where)
+
     def __dealloc__(self):
         free(self.s.view.own)
         free(self.s.accounts)

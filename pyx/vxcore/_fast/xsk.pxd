@@ -30,7 +30,7 @@ cdef struct Ring:
 
 
 cdef struct Xsk:
-    int fd
+    int fd, memory_fd
     bint copies              # the kernel copies packets, when it is called
     bint down                # the device was, or was gone, when the kernel was called last
     uint8_t *memory

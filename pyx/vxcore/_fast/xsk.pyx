@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+    MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
 )
 from posix.unistd cimport close
 
@@ -35,14 +35,22 @@ cdef class XskSocket:
     kernel copies them. Raises PermissionError, UnsupportedError without AF_XDP in the kernel, OSError with
     what the kernel says to the binding: EOPNOTSUPP or EINVAL for want of zero copy or of such a queue,
     EBUSY when the queue has another such socket. ``close`` ends it; ports that use it have ended before.
+    `handed` are the descriptors of such a socket, and of its memory, from another process; then there is
+    nothing to bind, and it is of use after ``resume``.
     """
 
     def __cinit__(self):
-        self.x.fd = -1
+        self.x.fd = self.x.memory_fd = -1
 
-    def __init__(self, device: str, ifindex: int, queue: int, zero_copy: bool):
+    def __init__(self, device: str, ifindex: int, queue: int, zero_copy: bool, handed: tuple[int, int] = ()):
         self.name = f"{device} queue {queue}"
+        self.x.copies = not zero_copy
         try:
+            if handed:
+                self.x.fd, self.x.memory_fd = handed
+                self._map_chunks()
+                self._map_rings()
+                return
             self._open()
             self._register()
             self._make_rings()
@@ -50,7 +58,6 @@ cdef class XskSocket:
         except BaseException:
             self.close()
             raise
-        self.x.copies = not zero_copy
         self._provide()
 
     def __dealloc__(self):
@@ -63,6 +70,33 @@ cdef class XskSocket:
     def fileno(self) -> int:
         """The socket's descriptor; -1 when closed."""
         return self.x.fd
+
+    @property
+    def memory(self) -> int:
+        """The descriptor of the memory for packets."""
+        return self.x.memory_fd
+
+    def rest(self) -> bytes:
+        """Give the chunks of what was received back; which chunks nobody uses, for ``resume``."""
+        xsk_receive(&self.x)
+        take_back(&self.x)
+        return (<char *>self.x.free)[: self.x.n_free * sizeof(uint64_t)]
+
+    def resume(self, free_chunks: bytes) -> None:
+        """Go on where it came to rest, with the chunks that nobody uses. Raises ValueError."""
+        cdef Xsk *x = &self.x
+        n = len(free_chunks) // sizeof(uint64_t)
+        if n > N_CHUNKS or len(free_chunks) % sizeof(uint64_t):
+            raise ValueError(f"{self.name}: {len(free_chunks)} bytes that name {N_CHUNKS} chunks at the most")
+        memcpy(x.free, <const char *>free_chunks, len(free_chunks))
+        for i in range(n):
+            if x.free[i] >= x.memory_len or x.free[i] % CHUNK_LEN:
+                raise ValueError(f"{self.name}: there is no chunk {x.free[i]:#x}")
+        x.n_free, x.n_held = n, 0
+        x.fill.mine, x.tx.mine = vx_load_acquire(x.fill.producer), vx_load_acquire(x.tx.producer)
+        x.tx.theirs = vx_load_acquire(x.tx.consumer)
+        x.rx.mine = x.rx.theirs = vx_load_acquire(x.rx.consumer)
+        x.done.mine = x.done.theirs = vx_load_acquire(x.done.consumer)
 
     @property
     def zero_copy(self) -> bool:
@@ -95,30 +129,38 @@ cdef class XskSocket:
         if self.x.fd < 0:
             raise self._failed("opening a socket")
 
-    def _register(self) -> None:
-        """Memory for all chunks."""
-        cdef xdp_umem_reg request
-        cdef int buffer_len = SEND_BUFFER
+    def _map_chunks(self) -> None:
         cdef void *memory = mmap(NULL, 2 * N_CHUNKS * CHUNK_LEN, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0)
+                                 MAP_SHARED | MAP_POPULATE, self.x.memory_fd, 0)
         if memory == MAP_FAILED:
             raise self._failed("memory for packets")
         self.x.memory, self.x.memory_len = <uint8_t *>memory, 2 * N_CHUNKS * CHUNK_LEN
+
+    def _register(self) -> None:
+        """Memory for all chunks, which another process can be given (memfd_create, Linux 3.17)."""
+        cdef xdp_umem_reg request
+        cdef int buffer_len = SEND_BUFFER
+        self.x.memory_fd = os.memfd_create("vxcore-xdp", os.MFD_CLOEXEC)
+        os.ftruncate(self.x.memory_fd, 2 * N_CHUNKS * CHUNK_LEN)
+        self._map_chunks()
         memset(&request, 0, sizeof(request))
-        request.addr, request.len, request.chunk_size = <uint64_t>memory, self.x.memory_len, CHUNK_LEN
+        request.addr, request.len, request.chunk_size = <uint64_t>self.x.memory, self.x.memory_len, CHUNK_LEN
         if setsockopt(self.x.fd, SOL_XDP, XDP_UMEM_REG, &request, sizeof(request)) < 0:
             raise self._failed("registering memory for packets")
         setsockopt(self.x.fd, SOL_SOCKET, SO_SNDBUFFORCE, &buffer_len, sizeof(buffer_len))
 
     def _make_rings(self) -> None:
-        cdef xdp_mmap_offsets at
-        cdef unsigned int length = sizeof(at)
         cdef int32_t n = N_CHUNKS
         for option in (XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING, XDP_TX_RING):
             if setsockopt(self.x.fd, SOL_XDP, option, &n, sizeof(n)) < 0:
                 raise self._failed("setting up rings")
         # One call sends no more packets than this, 32 by default; before Linux 6.17 it stays at that.
         setsockopt(self.x.fd, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &n, sizeof(n))
+        self._map_rings()
+
+    def _map_rings(self) -> None:
+        cdef xdp_mmap_offsets at
+        cdef unsigned int length = sizeof(at)
         if getsockopt(self.x.fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length) < 0 or length != sizeof(at):
             raise self._failed("mapping rings")
         if not (map_ring(self.x.fd, &self.x.rx, &at.rx, XDP_PGOFF_RX_RING, sizeof(xdp_desc))
@@ -178,6 +220,9 @@ cdef void end(Xsk *x) noexcept:
     if x.fd >= 0:
         close(x.fd)
         x.fd = -1
+    if x.memory_fd >= 0:
+        close(x.memory_fd)
+        x.memory_fd = -1
     if x.memory != NULL:
         munmap(x.memory, x.memory_len)
         x.memory = NULL
