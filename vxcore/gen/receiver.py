@@ -60,7 +60,7 @@ class Receiver:
         link = interface(device, "device")
         self.device, self.tunnel = device, tunnel
         self.checker = Checker(max_streams, CLOCKS[clock])
-        ring = RingSize(min(link.mtu + ETH_LEN + _TAG_LEN, _LARGEST_SLOT))
+        ring = RingSize.fit_for(min(link.mtu + ETH_LEN + _TAG_LEN, _LARGEST_SLOT))
         rules = Rules(ports=(dstport,), zero_checksum6="accept") if tunnel else None
         with ExitStack() as undo:
             self._socket = undo.enter_context(receiver_on(device, ring))
