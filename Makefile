@@ -30,9 +30,10 @@ SANITIZED_TESTS = $(filter-out %_peers.py,$(wildcard tests/unit/test_codec*.py))
 UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$(CURDIR)/$(SANITIZED)"
 
-# Open vSwitch, a neighbour in benchmarks/datapath. The package with its daemon is only unpacked, for its
+# Who takes part in the benchmarks. Of Open vSwitch the package with its daemon is only unpacked, for its
 # installation would start the daemon; this one has the rest, and what the daemon is linked to.
-BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common
+BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common \
+	editcap=wireshark-common valgrind=valgrind
 
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \
@@ -42,7 +43,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench bench-datapath performance docs clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-peers docs clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -71,23 +72,18 @@ sanitize: $(VENV)/.test ## run the tests of the compiled modules under ASan and 
 	$(UNDER_ASAN) $(BIN)/python -P -c 'from vxcore._fast import codec; assert "/build/sanitize/" in codec.__file__'
 	$(UNDER_ASAN) $(BIN)/pytest -q $(SANITIZED_TESTS)
 
-bench: $(VENV)/.bench ## run the benchmarks
-	$(AS_ROOT) $(BIN)/python -m pytest benchmarks
+bench: bench-peers ## measure vxcore beside what people would use instead; ARGS="--quick codec"
+	$(AS_ROOT) $(BIN)/vxcore bench $(ARGS)
+
+bench-peers: $(VENV)/.bench $(VENV)/openvswitch ## obtain all who take part in `vxcore bench`
+	@.ci/obtain $(BENCH_NEEDS)
 
 docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/verdicts.py
 	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/manpage.py
 	$(BIN)/python docs/metrics.py
-	$(BIN)/python -m benchmarks.performance
-
-performance: $(VENV)/.bench ## measure codec and capture files and write docs/performance.md; ARGS=codec for one
-	@.ci/obtain editcap=wireshark-common
-	$(BIN)/python -m benchmarks.performance --run $(or $(ARGS),codec capture)
-
-bench-datapath: $(VENV)/.bench $(VENV)/openvswitch ## the data path beside its neighbours; ARGS="--quick --only 'tcp/*'"
-	@.ci/obtain $(BENCH_NEEDS)
-	$(AS_ROOT) $(BIN)/python -m benchmarks.datapath $(ARGS)
+	$(BIN)/python -m benchmarks.page
 
 clean: ## delete everything that was made, .venv too
 	rm -rf $(VENV) build dist *.egg-info vxcore/_fast/*.so pyx/vxcore/_fast/verdict.pxd
@@ -116,7 +112,7 @@ $(VENV)/.installed: $(VENV)/.built
 	@touch $@
 
 $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
-	@.ci/obtain $(BENCH_NEEDS)
+	@.ci/obtain ovsdb-server=openvswitch-common
 	.ci/unpack openvswitch-switch $@
 	@touch $@
 

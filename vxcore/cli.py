@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from vxcore.commands import (
     INTERRUPTED,
     SYSTEM_ERROR,
     USER_ERROR,
+    bench,
     captures,
     operate,
     packets,
@@ -30,7 +32,7 @@ from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, ping, shell)]
+_ORDER = [module.__name__ for module in (vtep, captures, show, top, operate, packets, ping, bench, shell)]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 2 the user's mistake, 1 the system's)."""
     logs.to_stderr()
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser().parse_args(with_defaults(sys.argv[1:] if argv is None else argv))
         logs.to_stderr(arguments.verbose)
         run: commands.Run = arguments.run
         return run(arguments)
@@ -71,6 +73,18 @@ def _system_message(error: OSError) -> str:
 
 
 # Arguments
+
+
+def with_defaults(words: Sequence[str]) -> list[str]:
+    """``bench codec`` -> ``bench run codec``: a group that has a default command may stand without it."""
+    made = list(words)
+    at = next((n for n, word in enumerate(made) if not word.startswith("-")), None)
+    if at is not None and made[at] in commands.DEFAULTS:
+        group = made[at]
+        known = {each.name.rpartition(" ")[2] for each in COMMANDS if each.name.startswith(f"{group} ")}
+        if not {*made[at + 1 : at + 2]} & {*known, "-h", "--help"}:
+            made.insert(at + 1, commands.DEFAULTS[group])
+    return made
 
 
 class Parser(argparse.ArgumentParser):

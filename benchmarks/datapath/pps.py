@@ -27,11 +27,11 @@ from typing import NamedTuple
 from support.hosts import Host, wait_until
 
 from benchmarks.datapath.load import INNER_LEN, Blast, frames_of, packet_socket
-from benchmarks.datapath.machine import Meter
-from benchmarks.datapath.results import Cpu, Sample
 from benchmarks.datapath.scale import Scale
 from benchmarks.datapath.topology import Counts, Stage, add_underlay_address, pin, steer
 from benchmarks.datapath.vteps import VNI, Access, Kind
+from benchmarks.machine import Meter
+from benchmarks.results import Cpu, Sample
 from vxcore import wire
 from vxcore.verdict import Verdict
 

@@ -44,6 +44,8 @@ class Command(NamedTuple):
 COMMANDS: list[Command] = []
 GROUPS: dict[str, str] = {}
 """What the commands of a group are for."""
+DEFAULTS: dict[str, str] = {}
+"""The command that is meant where a group stands alone, or before what is none of its commands."""
 
 
 def command(
@@ -102,3 +104,14 @@ def between(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def seconds(text: str) -> float:
+    """The type of an argument that is a time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; seconds, such as 0.5")
+    return value
