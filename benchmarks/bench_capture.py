@@ -142,7 +142,7 @@ def test_decap(benchmark: Any, case: Case, large: Path, folder: Path) -> None:
     new, there, chopped = (folder / name for name in ("new", "there", "chopped"))
     onto = f'1<>"{there}"'
     sides = {
-        "vxcore to /dev/null": vxcore("decap", large, "/dev/null"),
+        "vxcore to nowhere": vxcore("decap", large, "/dev/null"),
         "vxcore into pages that are there": shell(f'"{sys.executable}" -m vxcore decap "{large}" - {onto}'),
         "cat into pages that are there": shell(f'cat "{large}" {onto}'),
         "vxcore to a new file": vxcore("decap", large, new),

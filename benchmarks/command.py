@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from benchmarks import ROOT, results, runner, suites
+from benchmarks import ROOT, page, results, runner, suites
+from benchmarks import report as plotted
 from benchmarks.options import Options
 from benchmarks.progress import Progress, minutes
 from benchmarks.results import Measurement, Result
@@ -52,6 +53,17 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"written to {file}; `vxcore bench report {file}` makes a page of it", file=sys.stderr)
     failed = any(missing.kind == "failed" for suite in result.suites.values() for missing in suite.missing)
     return 1 if failed else 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write a page."""
+    result = read(arguments.result)
+    text = page.page(result) if arguments.markdown else plotted.page(result)
+    if arguments.output is None:
+        say([text.rstrip("\n")])
+    else:
+        arguments.output.write_text(text)
+    return 0
 
 
 def read(file: Path | None) -> Result:

@@ -1,7 +1,7 @@
-"""Makes docs/performance.md of docs/performance.json, the kept result (`make docs`).
+"""Makes docs/performance.md of docs/performance.json, the kept result, and the other pages (`make docs`).
 
-Place in the house: above results, and above datapath's report, which makes a section of the same page. The
-page is made of the result alone; a test holds it equal to that.
+Place in the house: above results, report, and datapath's report, which makes a section of the same page. The
+pages are made of the result alone; a test holds them equal to that.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 
 from benchmarks import ROOT, results
+from benchmarks import report as plotted
 from benchmarks.datapath import report
 from benchmarks.datapath.report import paragraph, row
 from benchmarks.results import Measurement, Result, Suite, ratio
 
 RESULT = ROOT / "docs" / "performance.json"
 PAGE = ROOT / "docs" / "performance.md"
+HTML = ROOT / "docs" / "performance.html"
 SCHEMA = ROOT / "benchmarks" / "schema.json"
 HEAD = """# Performance
 
@@ -236,7 +238,7 @@ FILES = (
     "case checked the packets it wrote. The aim was 1,000 MB/s where the file is no limit."
 )
 COMMANDS = {
-    "decap/vxcore to /dev/null": "vxcore decap to /dev/null",
+    "decap/vxcore to nowhere": "vxcore decap to /dev/null",
     "decap/vxcore into pages that are there": "vxcore decap into pages that are there",
     "decap/cat into pages that are there": "cat into pages that are there",
     "decap/vxcore to a new file": "vxcore decap to a new file",
@@ -325,8 +327,10 @@ def schema() -> str:
 
 
 def main() -> None:
-    """Write the page of the kept result, and the schema of all results."""
-    PAGE.write_text(page(results.read(RESULT)))
+    """Write the pages of the kept result, and the schema of all results."""
+    kept = results.read(RESULT)
+    PAGE.write_text(page(kept))
+    HTML.write_text(plotted.page(kept))
     SCHEMA.write_text(schema())
 
 

@@ -72,3 +72,17 @@ def run(arguments: argparse.Namespace) -> int:
     """All or some of it."""
     code: int = _benchmarks().run(arguments)
     return code
+
+
+@command(
+    "make a page of a result: plots and every figure, or Markdown",
+    "vxcore bench report result.json -o report.html\nvxcore bench report result.json --markdown -o report.md",
+    argument("result", type=Path, metavar="RESULT", help="what `vxcore bench --json` wrote"),
+    argument("-o", "--output", type=Path, metavar="FILE", help="where the page goes (standard output)"),
+    argument("--markdown", action="store_true", help="tables in Markdown instead of HTML"),
+    name="bench report",
+)
+def report(arguments: argparse.Namespace) -> int:
+    """It needs no network and nothing beside it."""
+    code: int = _benchmarks().report(arguments)
+    return code
