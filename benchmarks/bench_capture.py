@@ -112,7 +112,7 @@ def measure(case: Case, benchmark: Any, sides: dict[str, Call], source: Path, ro
     for who, times in in_turn(benchmark, counted, 2 if case.quick else rounds).items():
         speed = gigabytes * 1000 * len(times) / sum(times)
         taken = used[who][-len(times) :]
-        case.add(who, taken, "CPU s/GB", "every record", mb_per_s=speed, mb=gigabytes * 1000)
+        case.add(who, taken, "CPU s/GB", "every record", apart=True, mb_per_s=speed, mb=gigabytes * 1000)
 
 
 def cpu_s() -> float:

@@ -165,9 +165,9 @@ def test_encap_mixed(benchmark: Any, case: Case) -> None:
     index = np.random.default_rng(1).integers(0, 4096, 4096, dtype=np.uint32)
     one, ones = TunnelSet([TUNNEL]), np.zeros(4096, np.uint32)
     sides: Sides = {
-        "4,096 tunnels": lambda: encap(batch, tunnels, index),
-        "one tunnel": lambda: encap(batch, TUNNEL),
-        "a set of one": lambda: encap(batch, one, ones),
+        "vxcore, 4,096 tunnels": lambda: encap(batch, tunnels, index),
+        "vxcore, one tunnel": lambda: encap(batch, TUNNEL),
+        "vxcore, a set of one": lambda: encap(batch, one, ones),
     }
     rewind = rewinding(batch)
     measure(case, benchmark, sides, rewind, 4096)
@@ -197,7 +197,7 @@ def test_encap_with_checksum(benchmark: Any, case: Case) -> None:
     tunnel = Tunnel(**ENDS, vni=42, df="set", udp_checksum=True)
     sides: Sides = {
         "vxcore": lambda: encap(batch, tunnel),
-        "the same without": lambda: encap(batch, without),
+        "vxcore, without": lambda: encap(batch, without),
     }
     rewind = rewinding(batch)
     measure(case, benchmark, sides, rewind, 256)

@@ -33,7 +33,7 @@ remotes = ["192.0.2.99"]
 def measure(case: Case, benchmark: Any, sides: dict[str, Call]) -> None:
     rounds = QUICK_ROUNDS if case.quick else ROUNDS
     for who, times in in_turn(benchmark, sides, rounds).items():
-        case.add(who, [1000 * seconds for seconds in times], "ms", "the exit code")
+        case.add(who, [1000 * seconds for seconds in times], "ms", "the exit code", apart=True)
 
 
 def python(*words: str) -> Call:
@@ -124,6 +124,6 @@ def measure_started(case: Case, benchmark: Any, sides: dict[str, Call], end: Cal
     rounds = QUICK_ROUNDS if case.quick else ROUNDS
     try:
         for who, times in in_turn(benchmark, sides, rounds, end).items():
-            case.add(who, [1000 * seconds for seconds in times], "ms", "that it is ready")
+            case.add(who, [1000 * seconds for seconds in times], "ms", "that it is ready", apart=True)
     finally:
         end()

@@ -18,6 +18,7 @@ from msgspec import structs
 
 from benchmarks import ROOT, page, results, runner, suites
 from benchmarks import report as plotted
+from benchmarks.compare import compared, table
 from benchmarks.options import Options
 from benchmarks.progress import Progress, minutes
 from benchmarks.results import Measurement, Result
@@ -64,6 +65,15 @@ def report(arguments: argparse.Namespace) -> int:
     else:
         arguments.output.write_text(text)
     return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Tell what has changed."""
+    old, new = read(arguments.old), read(arguments.new)
+    comparison = compared(old, new, arguments.threshold / 100)
+    say([msgspec.json.encode(comparison).decode()] if arguments.json else table(comparison))
+    failing = {"slower": {"slower"}, "unsure": {"slower", "cannot tell"}}.get(arguments.fail_on, set())
+    return 1 if any(row.is_ours and row.verdict in failing for row in comparison.rows) else 0
 
 
 def read(file: Path | None) -> Result:

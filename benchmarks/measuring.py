@@ -38,10 +38,12 @@ class Case:
         unit: str,
         verified: str,
         better: Better = "lower",
+        apart: bool = False,
         **details: float,
     ) -> None:
-        """Values of all rounds, in order."""
-        samples = [Sample(value=value, details=details) for value in stretches(values)]
+        """Values of all rounds, in order; `apart`: each round was a process of its own."""
+        found = enumerate(stretches(values))
+        samples = [Sample(value=value, process=apart * n, details=details) for n, value in found]
         told = {"name": f"{self.name}/{who}", "unit": unit, "better": better, "verified": verified}
         self.told.append({**told, "samples": samples})
 

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import structs
 
 from benchmarks import ROOT, peers
+from benchmarks.measuring import N_SAMPLES
 from benchmarks.options import Options
 from benchmarks.results import Missing, Sample
 from benchmarks.tally import Tally
@@ -118,5 +119,6 @@ def _take(told: dict[str, Any], process: int, tally: Tally, say: Say) -> None:
     elif "measured" in told:
         measured = told["measured"]
         samples = msgspec.convert(measured["samples"], list[Sample])
-        samples = [structs.replace(sample, process=process) for sample in samples]
+        first = process * N_SAMPLES  # the processes of one session are those of no other
+        samples = [structs.replace(sample, process=first + sample.process) for sample in samples]
         tally.add(measured["name"], measured["unit"], measured["better"], samples, measured["verified"])

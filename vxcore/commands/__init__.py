@@ -106,12 +106,12 @@ def between(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def seconds(text: str) -> float:
-    """The type of an argument that is a time."""
+def amount(text: str) -> float:
+    """The type of an argument that is a number of seconds, say, and not less than 0."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; seconds, such as 0.5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number from 0 up, such as 0.5")
     return value

@@ -1,6 +1,6 @@
 """The command bench: vxcore measured beside what people would use instead.
 
-Place in the house: among the commands, beside nobody. What it runs is benchmarks/ of the source tree, which
+Place in the house: among the commands, above asking. What it runs is benchmarks/ of the source tree, which
 an installed package does not have.
 """
 
@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from vxcore.commands import DEFAULTS, GROUPS, argument, at_least, command, seconds
+from vxcore.commands import DEFAULTS, GROUPS, amount, argument, at_least, command
+from vxcore.commands.asking import JSON
 from vxcore.errors import ConfigError
 
 GROUPS["bench"] = "measure vxcore beside what people would use instead; compare and show results"
@@ -52,10 +53,10 @@ def _benchmarks() -> ModuleType:
     argument("--update", action="store_true", help="keep what FILE has of suites that are not run"),
     argument("--list", action="store_true", help="show the names, and measure nothing"),
     argument("--rounds", type=at_least(1), metavar="N", help="how often everything is measured"),
-    argument("--seconds", type=seconds, metavar="S", help="datapath: of each sample"),
+    argument("--seconds", type=amount, metavar="S", help="datapath: of each sample"),
     argument(
         "--patience",
-        type=seconds,
+        type=amount,
         default=0.0,
         metavar="S",
         help="datapath: wait so long for others to be quiet (0)",
@@ -71,6 +72,28 @@ def _benchmarks() -> ModuleType:
 def run(arguments: argparse.Namespace) -> int:
     """All or some of it."""
     code: int = _benchmarks().run(arguments)
+    return code
+
+
+@command(
+    "compare two results, case by case: faster, slower, same, or it cannot be told",
+    "vxcore bench compare old.json new.json\n"
+    "vxcore bench compare old.json new.json --fail-on slower   # exit code 1, for CI",
+    argument("old", type=Path, metavar="OLD", help="a result"),
+    argument("new", type=Path, metavar="NEW", help="the result of what may have become slower"),
+    argument("--threshold", type=amount, default=5.0, metavar="PERCENT", help="less is no change (5)"),
+    argument(
+        "--fail-on",
+        choices=("slower", "unsure"),
+        metavar="VERDICT",
+        help="exit code 1 when vxcore is slower anywhere; unsure: or when it cannot be told",
+    ),
+    JSON,
+    name="bench compare",
+)
+def compare(arguments: argparse.Namespace) -> int:
+    """By confidence intervals; counted instructions to half a percent."""
+    code: int = _benchmarks().compare(arguments)
     return code
 
 
