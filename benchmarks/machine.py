@@ -86,7 +86,7 @@ class Meter:
 
     def _look(self) -> Snapshot:
         vteps = {pid: process_times(pid) for pid in self.vteps}
-        live = sum(process_times(pid)[0] for pid in {*self.others(), *self.vteps})
+        live = sum(process_times(pid)[0] for pid in {*self.others(), *self.vteps} - {os.getpid()})
         # A child that has ended and was waited for keeps its time in RUSAGE_CHILDREN.
         ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         own = resource.getrusage(resource.RUSAGE_SELF).ru_utime

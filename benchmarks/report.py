@@ -194,6 +194,15 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
         Percentiles("Round trips through two idle VTEPs", "latency/idle"),
         Percentiles("Round trips beside one TCP flow", "latency/load"),
     ),
+    "scale": (
+        Lines("A packet out, by remotes, each with an entry", "remotes", "remotes"),
+        Lines("A packet out, by entries of the FDB", "entries", "entries"),
+        Lines("A packet in, by segments, each a VLAN of one interface", "segments", "segments"),
+        Bars(
+            "TCP by lanes, eight flows, MTU-sized packets",
+            {f"lanes/{n}": f"{n} lanes" for n in (1, 2, 4, 8, 16)},
+        ),
+    ),
     "startup": (
         Bars(
             "From the start of a process to its end",

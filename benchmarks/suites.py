@@ -67,6 +67,15 @@ _ALL: tuple[Suite, ...] = (
     ),
     DataPath(),
     Session(
+        "scale",
+        "what a packet costs by the number of segments, remotes, FDB entries and lanes; beside the kernel's",
+        ("scale",),
+        ("numpy", "iperf3", "iproute2"),
+        quick_s=25,
+        full_s=110,
+        processes=1,
+    ),
+    Session(
         "startup",
         "start of a command and of a VTEP, and imports; beside Python, numpy, Scapy and `ip link add`",
         ("startup",),

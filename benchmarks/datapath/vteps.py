@@ -21,7 +21,7 @@ from support.hosts import Host, run
 
 from benchmarks import ROOT
 from benchmarks.datapath.openvswitch import Switch
-from benchmarks.datapath.topology import Stage, add_underlay_address
+from benchmarks.datapath.topology import Stage, add_underlay_address, pin
 
 VNI = 42
 DEVICE = "vx42"
@@ -50,6 +50,11 @@ class Kind(ABC):
 
         Its overlay device is vx42, with an address; with `access`, frames enter by that instead.
         """
+
+    def pin(self, pids: list[int], cpu: int) -> None:
+        """Keep its processes on one CPU."""
+        for pid in pids:
+            pin(pid, cpu)
 
     def target(self, host: Host) -> str:
         """The address of a host that this kind carries packets to."""
