@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pyximport
 
-from benchmarks import ROOT, peers
+from benchmarks import peers
 from benchmarks.measuring import Call, Case, Timer, in_turn
+from benchmarks.pyx import built
 from vxcore import Layer, PacketBatch, Rules, Tunnel, TunnelSet, Verdict, decap, encap, wire
 
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
@@ -87,14 +87,7 @@ def measure(
 @pytest.fixture(scope="module")
 def floor() -> Any:
     """The compiled loops of floor.pyx."""
-    headers = {"include_dirs": [str(ROOT / "pyx" / "include")]}
-    built = str(ROOT / "build" / "benchmarks")
-    hook = pyximport.install(language_level=3, build_dir=built, setup_args=headers)
-    try:
-        from benchmarks import floor as module
-    finally:
-        pyximport.uninstall(*hook)
-    return module
+    return built("floor")
 
 
 def copying(floor: Any, batch: PacketBatch) -> Sides:

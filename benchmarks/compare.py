@@ -17,13 +17,12 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from benchmarks import intervals
-from benchmarks.results import Measurement, Result, Suite, grouped
+from benchmarks.results import COUNTED, Measurement, Result, Suite, grouped
 from vxcore.columns import columns
 
 Verdict = Literal["faster", "slower", "same", "cannot tell", "new", "gone"]
 THRESHOLD = 0.05
 """How far from 1 a ratio of times must be to be a change."""
-COUNTED = "instructions"
 COUNTED_THRESHOLD = 0.005
 """The same of instructions: counts of one build repeat, but a compiler's mood is no change of ours."""
 

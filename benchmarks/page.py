@@ -313,12 +313,58 @@ def _startup(run: Suite) -> list[str]:
     return [*lines, ""]
 
 
+SCALE = (
+    "Small packets of 4,096 flows through one VTEP at 100,000 a second: the time of the core that the VTEP "
+    "has to itself, the kernel's work on it included, for a packet (ns). The kernel's device stands beside "
+    "where `bridge` fills it in seconds. Lanes carry TCP (Gb/s, eight flows, MTU-sized packets) on the cores "
+    "that iperf3 and the kernel need too."
+)
+GROWN = {
+    "remotes": "remotes, an entry each: packets out",
+    "entries": "FDB entries: packets out",
+    "segments": "segments, VLANs of one interface: packets in",
+    "lanes": "lanes: TCP",
+}
+
+
+def _scale(run: Suite) -> list[str]:
+    figures = Figures(run)
+    lines = ["## Scale", "", *_about(run), *paragraph(SCALE)]
+    for prefix, text in GROWN.items():
+        cases = dict.fromkeys(each.case for each in run.measurements if each.case.startswith(f"{prefix}/"))
+        if not cases:
+            continue
+        names = dict.fromkeys(each.who for each in run.measurements if each.case in cases)
+        shown = "{:.2f}" if prefix == "lanes" else "{:,.0f}"
+        lines += [row(text, *(case.partition("/")[2] for case in cases)), row("---", *["---:"] * len(cases))]
+        lines += [
+            row(report.NAMES.get(who, who), *(figures.of(f"{case}/{who}", shown) for case in cases))
+            for who in names
+        ]
+        lines.append("")
+    return lines
+
+
+COUNTS = (
+    "Instructions of one core for a packet, in batches of 256, the call from Python included, counted by "
+    "callgrind: they repeat, whatever else the machine does, and are what CI compares."
+)
+
+
+def _instructions(run: Suite) -> list[str]:
+    figures = Figures(run)
+    lines = ["## Instructions", "", *_about(run), *paragraph(COUNTS), row("", "a packet"), row("---", "---:")]
+    return [*lines, *(row(each.who, figures.of(each.name)) for each in run.measurements), ""]
+
+
 SECTIONS = {
     "codec": _codec,
     "tables": _tables,
     "capture": _capture,
     "datapath": report.section,
+    "scale": _scale,
     "startup": _startup,
+    "instructions": _instructions,
 }
 
 

@@ -209,6 +209,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
             {"command": "a command", "import": "an import", "vtep": "a VTEP, until it forwards"},
         ),
     ),
+    "instructions": (Bars("Instructions for a packet, in batches of 256", {"packet": ""}),),
 }
 """By suite."""
 

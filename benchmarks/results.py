@@ -150,6 +150,9 @@ def ratio(one: Measurement, other: Measurement) -> float:
     return statistics.median(a.value / b.value for a, b in pairs)
 
 
+COUNTED = "instructions"
+UNDISTURBED = (COUNTED, "MB")
+"""Units of what other processes leave as it is."""
 WIDE = 0.25
 """How much of the median half its confidence interval may be; with more, no figure is told."""
 
@@ -171,7 +174,7 @@ def measurement(
         low=min(values),
         high=max(values),
         details={key: statistics.median(sample.details[key] for sample in samples) for key in keys},
-        noisy=_doubts(samples),
+        noisy=() if unit in UNDISTURBED else _doubts(samples),
     )
 
 

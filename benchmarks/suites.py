@@ -84,6 +84,15 @@ _ALL: tuple[Suite, ...] = (
         full_s=30,
         processes=1,
     ),
+    Session(
+        "instructions",
+        "instructions for a packet, counted by callgrind, for CI",
+        ("instructions",),
+        ("numpy", "valgrind"),
+        quick_s=12,
+        full_s=12,
+        processes=1,
+    ),
 )
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}
 

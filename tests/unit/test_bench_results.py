@@ -105,6 +105,11 @@ def test_many_samples_with_one_outlier_are_no_doubt() -> None:
     assert taken("pps/encap/1/a", *[1.0] * 14, 9.0).noisy == ()
 
 
+def test_others_do_not_disturb_what_is_counted() -> None:
+    each = samples(85.0, noise=("other processes: 70% of the CPU time",))
+    assert measurement("packet/vxcore", "instructions", "lower", each, "").noisy == ()
+
+
 def test_a_noisy_figure_is_not_told() -> None:
     text = section(run_of(tcp_wire_1_kernel=(4.0, 4.0), tcp_wire_1_vxcore=(1.0, 2.0, 3.0)))
     assert "| vxcore | too noisy to tell |" in text

@@ -1,0 +1,147 @@
+"""`vxcore bench` from end to end, short: measured, told, written, compared, reported; and who is absent.
+
+Place in the house: beside test_bench_datapath.py, which has the data path. No figure is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from support.peers import require_root, require_tool
+from support.tree import ROOT
+
+from benchmarks import page, results
+from vxcore import cli
+
+pytestmark = pytest.mark.timeout(400)  # on a busy machine
+BENCH = (sys.executable, "-m", "vxcore", "bench")
+WORDS = (
+    "codec/encap",
+    "codec/python/decap",
+    "tables/lookup/1,000",
+    "startup/command",
+    "startup/vtep",
+    "scale/remotes/1",
+)
+
+
+def bench(
+    *words: str, code: int = 0, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*BENCH, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of a quick run of some of it."""
+    require_root()
+    folder = tmp_path_factory.mktemp("bench")
+    done = bench(*WORDS, "--quick", "--json", "result.json", cwd=folder)
+    assert "about 0:" in done.stderr
+    for word in WORDS:
+        assert word in done.stderr  # as they begin
+        assert f"{word}/vxcore" in done.stdout
+    return folder / "result.json"
+
+
+def test_the_result_matches_its_schema(file: Path) -> None:
+    jsonschema.validate(json.loads(file.read_bytes()), json.loads(page.SCHEMA.read_bytes()))
+    result = results.read(file)
+    assert list(result.suites) == ["codec", "tables", "scale", "startup"]
+    assert all(suite.quick and suite.seconds > 0 for suite in result.suites.values())
+
+
+def test_everything_that_was_chosen_is_measured_beside_its_peers(file: Path) -> None:
+    result = results.read(file)
+    assert not [
+        missing for suite in result.suites.values() for missing in suite.missing if missing.kind == "failed"
+    ]
+    found = {f"{name}/{each}" for name, suite in result.suites.items() for each in suite.found()}
+    assert {"codec/encap/memcpy", "codec/python/decap/struct", "codec/python/decap/scapy"} <= found
+    assert {"tables/lookup/1,000/dict", "startup/vtep/kernel", "scale/remotes/1/kernel"} <= found
+    for suite in result.suites.values():
+        assert suite.environment.commit
+        assert suite.environment.kernel
+        assert all(each.median > 0 and each.verified for each in suite.measurements)
+    encap = result.suites["codec"].found()["encap/vxcore"]
+    assert len(encap.samples) == 5  # as many of each that took turns
+    assert len(result.suites["codec"].found()["encap/memcpy"].samples) == 5
+
+
+def test_a_report_is_made_of_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "report", str(file)]) == 0
+    assert "A packet out, by remotes" in capsys.readouterr().out
+    assert cli.main(["bench", "report", "--markdown", str(file)]) == 0
+    assert "## Start-up" in capsys.readouterr().out
+
+
+def test_a_result_does_not_differ_from_itself(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "compare", str(file), str(file), "--fail-on", "slower"]) == 0
+    assert "faster" not in capsys.readouterr().out
+
+
+def test_who_is_absent_is_named_with_the_remedy_and_the_rest_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "hidden").mkdir()
+    for package in ("scapy", "dpkt"):
+        (tmp_path / "hidden" / f"{package}.py").write_text("raise ImportError")
+    hidden = str(tmp_path / "hidden")
+    words = ("codec/python/decap", "--quick", "--json", str(tmp_path / "result.json"))
+    done = bench(*words, cwd=tmp_path, PYTHONPATH=hidden)
+    assert (
+        "codec/python/decap/scapy: absent: scapy is not installed; `make bench-peers` installs it"
+        in done.stdout
+    )
+    assert "codec/python/decap/struct" in done.stdout
+    suite = results.read(tmp_path / "result.json").suites["codec"]
+    assert {missing.name: missing.kind for missing in suite.missing} == {
+        "python/decap/scapy": "absent",
+        "python/decap/dpkt": "absent",
+    }
+
+
+def test_a_run_can_take_the_place_of_a_suite_in_a_file(file: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(file.read_bytes())
+    bench("startup/command", "--quick", "--json", str(kept), "--update")
+    before, after = results.read(file), results.read(kept)
+    assert list(after.suites) == list(before.suites)
+    assert after.suites["codec"] == before.suites["codec"]
+    assert [each.case for each in after.suites["startup"].measurements] == ["command"] * 3
+
+
+def test_a_mistake_is_one_line_and_measures_nothing(tmp_path: Path) -> None:
+    for words, told in (
+        (("codex",), "codex: no suite or case is called so; did you mean codec?"),
+        (("codec/encpa",), "did you mean codec/encap?"),
+        (("--update",), "--update: it needs the file that --json names"),
+        (("codec", "--update", "--json", "none.json"), "none.json: there is no such file"),
+    ):
+        done = bench(*words, code=2, cwd=tmp_path)
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_instructions_repeat(tmp_path: Path) -> None:
+    require_tool("valgrind")
+    if not Path("/usr/include/valgrind/callgrind.h").exists():
+        pytest.skip("valgrind's headers are not installed; `make bench-peers` installs them")
+    files = [str(tmp_path / f"{n}.json") for n in range(2)]
+    for name in files:
+        bench("instructions", "--json", name)
+    done = bench("compare", *files, "--fail-on", "unsure")
+    assert "of vxcore: 8 same" in done.stdout
