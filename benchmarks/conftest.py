@@ -7,6 +7,7 @@ tables; `session.py` starts it with --tell, and reads a line of JSON for each th
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from typing import Any
@@ -31,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: takes too long for --quick")
+    if config.getoption("--tell") is not None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave by the way that cleans up
 
 
 @pytest.hookimpl(trylast=True)

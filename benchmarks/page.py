@@ -39,11 +39,11 @@ def section(suite: str, run: Suite) -> str:
 
 def _about(run: Suite) -> list[str]:
     where = run.environment
-    tools = ", ".join(where.tools.values())
+    tools, how = ", ".join(where.tools.values()), ", a quick run" if run.quick else ""
     return paragraph(
         f"{where.cpu}, {where.n_cpus} CPUs, Linux {where.kernel}, {where.distribution}, "
         f"Python {where.python}, {tools}. Commit {where.commit}, {run.date}, "
-        f"`{run.command}`, one core. Meanwhile other processes took {where.foreign_share:.0%} of the "
+        f"`{run.command}`{how}, one core. Meanwhile other processes took {where.foreign_share:.0%} of the "
         f"machine's CPU time, and the hypervisor {where.steal_share:.0%}."
     )
 

@@ -57,7 +57,6 @@ class Range:
 
     label: str
     values: dict[str, float]
-    style: int
     note: str = ""
 
 
@@ -201,12 +200,23 @@ def lines(title: str, across: str, up: str, each: Sequence[Line], log: bool = Fa
     for tick in y.ticks:
         parts.append(_rule(_LINE_LEFT, y.at(tick), right, y.at(tick), "grid"))
         parts.append(_text(_LINE_LEFT - 8, y.at(tick) + 4, number(tick), "end", "tick"))
-    below = _HEIGHT - _BOTTOM + 18
-    parts += [_text(x.at(math.log(size)), below, f"{size:,.0f}", "middle", "tick") for size in sizes]
+    parts += _sizes(sizes, x)
     parts.append(_text((_LINE_LEFT + right) / 2, _HEIGHT - 8, across, "middle", "unit"))
     for line in each:
         parts += _line(line, x, y)
     return _svg(title, _HEIGHT, [*parts, *_labels(each, x, y)])
+
+
+def _sizes(sizes: Sequence[float], x: Axis) -> list[str]:
+    """Below the plot, without those for which there is no room beside a smaller one."""
+    parts, free = [], -math.inf
+    for size in sizes:
+        text, middle = f"{size:,.0f}", x.at(math.log(size))
+        half = _CHARACTER * (len(text) + 1) / 2
+        if middle - half >= free:
+            parts.append(_text(middle, _HEIGHT - _BOTTOM + 18, text, "middle", "tick"))
+            free = middle + half
+    return parts
 
 
 def _line(line: Line, x: Axis, y: Axis) -> list[str]:
@@ -267,7 +277,7 @@ def _range(one: Range, y: float, axis: Axis, names: list[str]) -> list[str]:
     if not one.values:
         return [*parts, _text(_LEFT + 6, y + 12, one.note, name="note")]
     ends = [axis.at(value) for value in one.values.values()]
-    parts.append(_rule(min(ends), middle, max(ends), middle, f"line stroke{one.style}"))
+    parts.append(_rule(min(ends), middle, max(ends), middle, "line joint"))
     parts += [_mark(axis.at(value), middle, names.index(name)) for name, value in one.values.items()]
     shown = " / ".join(number(value) for value in one.values.values())
     return [*parts, _text(max(ends) + 10, y + 12, shown, name="value")]

@@ -129,7 +129,7 @@ class Percentiles:
 
     title: str
     case: str
-    note: str = ""
+    note: str = "A logarithmic scale."
 
     def draw(self, run: Suite) -> str:
         rows = [_percentiles(each) for each in run.measurements if each.case == self.case]
@@ -139,9 +139,9 @@ class Percentiles:
 def _percentiles(each: Measurement) -> plots.Range:
     if each.noisy:
         note = f"too noisy to tell: {', '.join(each.noisy)}"
-        return plots.Range(called(each.who), {}, style_of(each.who), note)
+        return plots.Range(called(each.who), {}, note)
     values = {"p50": each.median, "p99": each.details["p99_us"], "p99.9": each.details["p999_us"]}
-    return plots.Range(called(each.who), values, style_of(each.who))
+    return plots.Range(called(each.who), values)
 
 
 def _too_noisy(run: Suite, pattern: str, title: str) -> str:
@@ -200,7 +200,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
         Lines("A packet in, by segments, each a VLAN of one interface", "segments", "segments"),
         Bars(
             "TCP by lanes, eight flows, MTU-sized packets",
-            {f"lanes/{n}": f"{n} lanes" for n in (1, 2, 4, 8, 16)},
+            {f"lanes/{n}": f"{n} lane{'s'[: n > 1]}" for n in (1, 2, 4, 8, 16)},
         ),
     ),
     "startup": (

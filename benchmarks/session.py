@@ -5,6 +5,7 @@ Place in the house: above tally, beside datapath, below suites; conftest.py is i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -85,6 +86,9 @@ class Session:
         self, patterns: Sequence[str], options: Options, *words: str
     ) -> Iterator[Iterator[dict[str, Any]]]:
         """What a run tells, while it runs."""
+        for needed in ("pytest", "pytest_benchmark", "pytest_timeout"):
+            if importlib.util.find_spec(needed) is None:
+                raise SessionError(f"{self.name}: {needed} is not installed; {peers.INSTALL}")
         receiver, sender = os.pipe()
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600"]
         command += [f"benchmarks/bench_{file}.py" for file in self.files]

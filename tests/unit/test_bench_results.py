@@ -18,6 +18,8 @@ from benchmarks import machine, page, report, results, suites
 from benchmarks.datapath import plan
 from benchmarks.options import Options
 from benchmarks.results import Cpu, Environment, Measurement, Missing, Result, Sample, Suite, measurement
+from vxcore import cli
+from vxcore.commands import bench
 from vxcore.errors import ConfigError
 
 CPU = Cpu(elapsed=1.0, busy=1.5, user=0.5, system=0.5, softirq=0.5, vtep_user=0.1, vtep_system=0.4)
@@ -193,3 +195,24 @@ def test_a_word_that_chooses_nothing_is_a_mistake(word: str, meant: str) -> None
     with pytest.raises(ConfigError) as raised:
         suites.chosen([word], Options())
     assert meant in str(raised.value)
+
+
+def test_an_installed_package_says_where_the_benchmarks_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_TREE", tmp_path)
+    assert cli.main(["bench", "--quick"]) == 2
+    assert "bench needs vxcore's source tree: in a clone of it, `make bench-peers`" in capsys.readouterr().err
+
+
+def test_a_group_with_a_default_command_may_stand_without_it() -> None:
+    for words, meant in (
+        ("bench", "bench run"),
+        ("bench codec --quick", "bench run codec --quick"),
+        ("-v bench --list", "-v bench run --list"),
+        ("bench compare a b", "bench compare a b"),
+        ("bench --help", "bench --help"),
+        ("show fdb", "show fdb"),
+        ("", ""),
+    ):
+        assert cli.with_defaults(words.split()) == meant.split()
