@@ -19,7 +19,7 @@ from support.hosts import Host, run
 from support.peers import require_root
 
 from benchmarks.datapath.load import frames_of
-from benchmarks.datapath.pps import FAR, NEAR, Path, probe, verify
+from benchmarks.datapath.pps import FAR, NEAR, Path, Probe, probe, verify
 from benchmarks.datapath.scale import FULL, QUICK
 from benchmarks.datapath.tcp import Tcp
 from benchmarks.datapath.topology import Stage, inside
@@ -32,6 +32,7 @@ N_FRAMES, QUICK_FRAMES = 4096, 1024
 TAG_LEN = 4
 FIRST_MAC = 0x060000000000
 REMOTES = "198.18.0.0/16"
+_TRIES = 20
 ROUNDS, QUICK_ROUNDS, SAMPLE_S, QUICK_S = 5, 3, 0.6, 0.3
 
 
@@ -156,14 +157,22 @@ def measure(case: Case, benchmark: Any, made: list[Street], direction: str) -> N
 
     def turn() -> None:
         for street in made:
-            taken[street.kind.name].append(probe(street, direction, packets, RATE, seconds))
+            taken[street.kind.name].append(forwarded(street, direction, packets, seconds))
 
     benchmark.pedantic(turn, rounds=rounds, warmup_rounds=1)
     for who, probes in taken.items():
-        assert all(each.n_packets for each in probes), f"nothing came out of {who}"
         times = [each.cpu.core_busy / each.n_packets * 1e9 for each in probes[1:]]
         lost = float(np.median([each.loss for each in probes[1:]]))
         case.add(who, times, "ns of a core", f"{len(packets)} frames alike", lost_share=lost)
+
+
+def forwarded(street: Street, direction: str, packets: list[bytes], seconds: float) -> Probe:
+    """A sample in which something came out: a VTEP that waits for a processor forwards nothing in one."""
+    for _ in range(_TRIES):
+        taken = probe(street, direction, packets, RATE, seconds)
+        if taken.n_packets:
+            return taken
+    raise AssertionError(f"nothing came out of {street.kind.name}")
 
 
 def grown(counts: tuple[int, ...], *full: int) -> Any:

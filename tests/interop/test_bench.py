@@ -118,16 +118,23 @@ def test_a_run_can_take_the_place_of_a_suite_in_a_file(file: Path, tmp_path: Pat
     assert [each.case for each in after.suites["startup"].measurements] == ["command"] * 3
 
 
-def test_a_mistake_is_one_line_and_measures_nothing(tmp_path: Path) -> None:
-    for words, told in (
-        (("codex",), "codex: no suite or case is called so; did you mean codec?"),
-        (("codec/encpa",), "did you mean codec/encap?"),
-        (("--update",), "--update: it needs the file that --json names"),
-        (("codec", "--update", "--json", "none.json"), "none.json: there is no such file"),
-    ):
-        done = bench(*words, code=2, cwd=tmp_path)
-        assert told in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("codex", "codex: no suite or case is called so; did you mean codec?"),
+        ("startup/comand", "did you mean startup/command?"),
+        ("--update", "--update: it needs the file that --json names"),
+        ("codec --update --json none.json", "none.json: there is no such file"),
+        ("codec --seconds much", "'much' is not allowed; a number from 0 up"),
+    ],
+)
+def test_a_mistake_is_one_line_and_measures_nothing(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *words.split()]) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert (len(shown.err.splitlines()), shown.out) == (1, "")
 
 
 def test_an_interrupted_run_ends_and_leaves_nothing(tmp_path: Path) -> None:
