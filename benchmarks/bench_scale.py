@@ -23,7 +23,7 @@ from benchmarks.datapath.pps import FAR, NEAR, Path, Probe, probe, verify
 from benchmarks.datapath.scale import FULL, QUICK
 from benchmarks.datapath.tcp import Tcp
 from benchmarks.datapath.topology import Stage, inside
-from benchmarks.datapath.vteps import DEVICE, VNI, Access, Kernel, Kind, Vxcore, bridge
+from benchmarks.datapath.vteps import DEVICE, VNI, Access, Kernel, Kind, Vxcore, bridge, kernel_device
 from benchmarks.measuring import Case
 from vxcore import Vtep, wire
 
@@ -82,7 +82,7 @@ class FilledKernel(Kernel):
 
     def up(self, stage: Stage, host: Host, remote: Host, access: Access | None) -> list[int]:
         assert access is not None
-        host.kernel_vxlan([remote], vni=VNI)
+        kernel_device(host, remote)
         bridge(host, access, remote)
         route(host, remote)
         remotes = addresses(self.n_remotes, remote)

@@ -68,9 +68,12 @@ def case(request: pytest.FixtureRequest, quick: bool) -> Iterator[Case]:
     made = request.node.stash[_CASE] = Case(name_of(request.node), quick)
     meter = Meter()
     yield made
-    noise = meter.read()[1]
+    noise, others = meter.read()[1], meter.details()
     for told in made.told:
-        told["samples"] = [msgspec.structs.replace(sample, noise=noise) for sample in told["samples"]]
+        told["samples"] = [
+            msgspec.structs.replace(sample, noise=noise, details={**sample.details, **others})
+            for sample in told["samples"]
+        ]
 
 
 def _skipping() -> Iterator[None]:

@@ -119,6 +119,11 @@ class Meter:
         total = max(last.at - first.at, 1e-9) * N_CPUS
         return foreign / total, used.steal / total
 
+    def details(self) -> dict[str, float]:
+        """The shares, for a sample."""
+        foreign, steal = self.shares()
+        return {"foreign_share": round(foreign, 4), "steal_share": round(steal, 4)}
+
 
 def _difference(last: Times, first: Times) -> Times:
     return Times(*(b - a for a, b in zip(first, last, strict=True)))

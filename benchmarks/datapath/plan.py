@@ -19,7 +19,7 @@ from benchmarks.datapath.scale import Scale
 from benchmarks.datapath.tcp import Tcp
 from benchmarks.datapath.topology import MODES, Stage, offloads
 from benchmarks.datapath.vteps import Vxcore, kinds
-from benchmarks.machine import wait_for_quiet
+from benchmarks.machine import Meter, wait_for_quiet
 from benchmarks.peers import AbsentError
 from benchmarks.results import Better, Sample
 from benchmarks.tally import Tally
@@ -88,6 +88,7 @@ def _take(tally: Tally, scenario: Scenario, names: list[str], scale: Scale, numb
     """One round of one scenario; one that failed is not tried again."""
     if any(name in tally.missing for name in names):
         return
+    meter = Meter()
     try:
         taken = scenario.measure(names, scale)
     except Exception as error:  # one VTEP that does not come up must not cost the others their figures
@@ -95,8 +96,10 @@ def _take(tally: Tally, scenario: Scenario, names: list[str], scale: Scale, numb
         for name in names:
             tally.miss(name, reason, "absent" if isinstance(error, AbsentError) else "failed")
         return
+    others = meter.details()  # all of ours have ended, and their time is known
     for name, (sample, verified) in taken.items():
-        tally.add(name, *UNITS[name.partition("/")[0]], [structs.replace(sample, process=number)], verified)
+        whole = structs.replace(sample, process=number, details={**sample.details, **others})
+        tally.add(name, *UNITS[name.partition("/")[0]], [whole], verified)
 
 
 def versions() -> dict[str, str]:

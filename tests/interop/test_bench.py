@@ -73,6 +73,7 @@ def test_everything_that_was_chosen_is_measured_beside_its_peers(file: Path) -> 
         assert suite.environment.kernel
         assert all(each.median > 0 and each.verified for each in suite.measurements)
     encap = result.suites["codec"].found()["encap/vxcore"]
+    assert {"foreign_share", "steal_share"} <= set(encap.details)
     assert len(encap.samples) == 5  # as many of each that took turns
     assert len(result.suites["codec"].found()["encap/memcpy"].samples) == 5
 
@@ -106,6 +107,16 @@ def test_who_is_absent_is_named_with_the_remedy_and_the_rest_is_measured(tmp_pat
         "python/decap/scapy": "absent",
         "python/decap/dpkt": "absent",
     }
+
+
+def test_what_fails_is_named_and_costs_the_exit_code(tmp_path: Path) -> None:
+    broken = tmp_path / "valgrind"
+    broken.write_text("#!/bin/sh\necho valgrind is broken >&2\nexit 1\n")
+    broken.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    done = bench("instructions", "--json", str(tmp_path / "result.json"), code=1, PATH=path)
+    assert "instructions/packet: failed: " in done.stdout
+    assert "valgrind is broken" in done.stdout
 
 
 def test_a_run_can_take_the_place_of_a_suite_in_a_file(file: Path, tmp_path: Path) -> None:
