@@ -269,7 +269,8 @@ def _environment(run: Suite) -> str:
         f"{where.steal_share:.1%}; load average before: {where.load_average[0]:.2f}",
     }
     cells = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in rows.items() if text)
-    return f'<details class="where"><summary>Where and when</summary><table>{cells}</table></details>'
+    head = f"{run.date[:10]}, commit {where.commit}, {where.cpu}, {where.n_cpus} CPUs"
+    return f"<details><summary>{escape(head)}</summary><table>{cells}</table></details>"
 
 
 def _all(run: Suite) -> str:

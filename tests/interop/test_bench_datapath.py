@@ -24,6 +24,7 @@ from benchmarks.datapath import openvswitch
 ONLY = ("datapath/tcp/wire/1/*", "datapath/pps/*/1/*", "datapath/latency/*/*")
 
 
+pytestmark = pytest.mark.timeout(400)  # on a busy machine
 BENCH = (sys.executable, "-m", "vxcore", "bench")
 
 
@@ -101,9 +102,9 @@ def test_an_interrupted_run_ends_and_leaves_nothing(tmp_path: Path) -> None:
     try:
         hosts = f"vxb{process.pid}-"
         # The generator runs once the client has sent more packets than anything but it would.
-        wait_until(lambda: packets_sent(hosts) > 10_000, "the generator runs")
+        wait_until(lambda: packets_sent(hosts) > 10_000, "the generator runs", 60)
         process.terminate()
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=60) == 130
     finally:
         process.kill()
         process.communicate()
