@@ -84,7 +84,7 @@ class DataPath:
         wanted = list(patterns) or list(SHORT if options.quick else WHOLE)
         if options.against and not patterns:
             ours = [name for name in self.cases(options) if any(fnmatch(name, each) for each in wanted)]
-            wanted += [name.replace("vxcore", "vxcore@against") for name in ours]
+            wanted += map(of_the_other_tree, ours)
         return wanted
 
     def tools(self) -> dict[str, str]:
@@ -94,6 +94,13 @@ class DataPath:
     def offloads(self) -> dict[str, dict[str, str]]:
         """Of the underlay's devices by mode."""
         return plan.offloads_of_modes() if os.geteuid() == 0 else {}
+
+
+def of_the_other_tree(name: str) -> str:
+    """``pps/encap/1/vxcore-tap`` -> ``pps/encap/1/vxcore-tap@against``."""
+    case, _, who = name.rpartition("/")
+    ends = [f"{end}@against" if end.startswith("vxcore") else end for end in who.split(":")]
+    return f"{case}/{':'.join(ends)}"
 
 
 def scale_of(options: Options) -> Scale:

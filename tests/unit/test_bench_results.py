@@ -16,6 +16,7 @@ from msgspec import structs
 
 from benchmarks import machine, page, report, results, suites
 from benchmarks.datapath import plan
+from benchmarks.datapath.suite import DataPath, of_the_other_tree
 from benchmarks.options import Options
 from benchmarks.results import Cpu, Environment, Measurement, Missing, Result, Sample, Suite, measurement
 from vxcore import cli
@@ -216,3 +217,13 @@ def test_a_group_with_a_default_command_may_stand_without_it() -> None:
         ("", ""),
     ):
         assert cli.with_defaults(words.split()) == meant.split()
+
+
+def test_another_tree_is_measured_wherever_this_one_is() -> None:
+    options = Options(against=Path("/nowhere"))
+    known = set(DataPath().cases(options))
+    for name in ("tcp/wire/1/vxcore-packet:vxcore-packet", "pps/encap/1/vxcore", "latency/idle/vxcore-busy"):
+        other = of_the_other_tree(name)
+        assert {name, other} <= known
+        assert other.count("@against") == name.count("vxcore")
+    assert DataPath().seconds((), options) > 1.5 * DataPath().seconds((), Options())
