@@ -45,7 +45,11 @@ def measure(file: Path, *only: str, code: int = 0) -> results.Suite:
     """Run the benchmark; it must end with `code`, and leave no namespace."""
     command = [*BENCH, "--quick", "--seconds", "0.05", "--json", str(file), *only]
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    shown, _ = process.communicate()
+    try:
+        shown, _ = process.communicate()
+    finally:
+        process.terminate()  # where the test's time was up, by the way that cleans up
+        process.wait()
     assert process.returncode == code, shown
     assert f"vxb{process.pid}-" not in run("ip", "netns", "list").stdout
     return results.read(file).suites["datapath"]
