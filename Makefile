@@ -21,7 +21,7 @@ BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)
 FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
 LIB = /usr/lib/$(shell uname -m)-linux-gnu
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
-	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish \
+	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish valgrind=valgrind \
 	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins \
 	$(LIB)/libgpgme.so.11=libgpgme11 $(LIB)/libsubid.so.4=libsubid4 $(LIB)/libglib-2.0.so.0=libglib2.0-0
 
@@ -40,9 +40,10 @@ SANITIZED_TESTS = $(filter-out %_peers.py,$(wildcard tests/unit/test_codec*.py))
 UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$(CURDIR)/$(SANITIZED)"
 
-# Open vSwitch, a neighbour in benchmarks/datapath. The package with its daemon is only unpacked, for its
+# Who takes part in the benchmarks. Of Open vSwitch the package with its daemon is only unpacked, for its
 # installation would start the daemon; this one has the rest, and what the daemon is linked to.
-BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common
+BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common \
+	editcap=wireshark-common valgrind=valgrind
 
 # What would start daemons when it is installed, and a busybox that is static whatever else is here.
 UNPACKED := prometheus docker.io containerd podman conmon busybox-static
@@ -55,7 +56,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench bench-datapath bench-upgrades performance docs first-hour screens clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-peers bench-upgrades docs first-hour screens clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -84,15 +85,18 @@ sanitize: $(VENV)/.test ## run the tests of the compiled modules under ASan and 
 	$(UNDER_ASAN) $(BIN)/python -P -c 'from vxcore._fast import codec; assert "/build/sanitize/" in codec.__file__'
 	$(UNDER_ASAN) $(BIN)/pytest -q $(SANITIZED_TESTS)
 
-bench: $(VENV)/.bench ## run the benchmarks
-	$(AS_ROOT) $(BIN)/python -m pytest benchmarks
+bench: bench-peers ## measure vxcore beside what people would use instead; ARGS="--quick codec"
+	$(AS_ROOT) $(BIN)/vxcore bench $(ARGS)
+
+bench-peers: $(VENV)/.bench $(VENV)/openvswitch ## obtain all who take part in `vxcore bench`
+	@.ci/obtain $(BENCH_NEEDS)
 
 docs: $(VENV)/.installed ## write the pages that are made from the code
 	$(BIN)/python docs/verdicts.py
 	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/manpage.py
 	$(BIN)/python docs/metrics.py
-	$(BIN)/python -m benchmarks.performance
+	$(BIN)/python -m benchmarks.page
 	$(BIN)/python -m benchmarks.upgrades
 
 first-hour: $(VENV)/.installed ## type the commands of docs/first-hour.md, and write what they print
@@ -102,14 +106,6 @@ first-hour: $(VENV)/.installed ## type the commands of docs/first-hour.md, and w
 screens: $(VENV)/.test $(VENV)/prometheus ## draw the pictures in docs/screens
 	@.ci/obtain $(SCREEN_NEEDS)
 	$(AS_ROOT) $(BIN)/python docs/screens.py
-
-performance: $(VENV)/.bench ## measure codec and capture files and write docs/performance.md; ARGS=codec for one
-	@.ci/obtain editcap=wireshark-common
-	$(BIN)/python -m benchmarks.performance --run $(or $(ARGS),codec capture)
-
-bench-datapath: $(VENV)/.bench $(VENV)/openvswitch ## the data path beside its neighbours; ARGS="--quick --only 'tcp/*'"
-	@.ci/obtain $(BENCH_NEEDS)
-	$(AS_ROOT) $(BIN)/python -m benchmarks.datapath $(ARGS)
 
 bench-upgrades: $(VENV)/.bench ## measure 100 upgrades of each kind of ports and write docs/upgrade.md's table
 	@.ci/obtain ip=iproute2
@@ -142,7 +138,7 @@ $(VENV)/.installed: $(VENV)/.built
 	@touch $@
 
 $(VENV)/openvswitch: $(VENV)/.python$(VERSION)
-	@.ci/obtain $(BENCH_NEEDS)
+	@.ci/obtain ovsdb-server=openvswitch-common
 	.ci/unpack openvswitch-switch $@
 	@touch $@
 

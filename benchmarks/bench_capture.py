@@ -1,11 +1,11 @@
 """Taking VXLAN off a capture file: vxcore beside editcap's chop, dpkt and Scapy.
 
-Place in the house: `make bench` runs it. vxcore and editcap are run as a user runs them, start-up
-included, on a file of VXCORE_BENCH_MB megabytes (1,000); dpkt and Scapy, which take minutes for that,
-on a small one. Compare by ``MB/s`` (of what is read) and ``CPU s/GB`` (user and system, which a busy
-machine disturbs less), which each case prints and the JSON has. The files are in /dev/shm, so that no
-disk is measured; ``cat`` of the same file to the same place says what the machine itself takes, which
-is much for pages that a file does not have yet. Every case checks the packets that it made.
+Place in the house: suite `capture` of `vxcore bench`. vxcore and editcap are run as a user runs them,
+start-up included, on a file of 1,000 megabytes; dpkt and Scapy, which take minutes for that, on a small one.
+What is measured is CPU time, user and system, for a gigabyte read, which a busy machine disturbs less than
+the clock. The files are in /dev/shm, so that no disk is measured; ``cat`` of the same file to the same place
+says what the machine itself takes, which is much for pages that a file does not have yet. Every case checks
+the packets that it made.
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dpkt
 import pytest
-from scapy.layers.vxlan import VXLAN
-from scapy.utils import PcapReader, PcapWriter
 
+from benchmarks import peers
+from benchmarks.measuring import Call, Case, in_turn
 from vxcore import Tunnel, encap_frame
 
-MEGABYTES = int(os.environ.get("VXCORE_BENCH_MB", "1000"))
-SMALL_MB = 2
+MEGABYTES, QUICK_MB, SMALL_MB = 1000, 100, 2
 # Frames as they are between servers: half of them small, most bytes in the large ones.
 SIZES = [64, 64, 64, 64, 90, 128, 256, 576, 1434, 1434, 1434, 1434]
 RECORD = struct.Struct("<IIII")
-GROUP = "decap of a capture"
 TUNNEL = Tunnel(
     local="192.0.2.1",
     remote="192.0.2.2",
@@ -80,8 +77,8 @@ def make(path: Path, megabytes: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def large(folder: Path) -> Path:
-    return make(folder / "large.pcap", MEGABYTES)
+def large(folder: Path, request: pytest.FixtureRequest) -> Path:
+    return make(folder / "large.pcap", QUICK_MB if request.config.getoption("--quick") else MEGABYTES)
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +96,23 @@ def check(path: Path, source: Path) -> None:
             assert file.read(len(AFTER)) == AFTER
 
 
-def measure(benchmark: Any, run: Callable[[], Any], source: Path, rounds: int = 5) -> None:
-    """Time `run`, which reads `source` once."""
-    run()
-    before = cpu_s()
-    benchmark.pedantic(run, rounds=rounds)
-    size = source.stat().st_size
-    benchmark.extra_info["MB"] = round(size / 1e6)
-    benchmark.extra_info["MB/s"] = round(size / benchmark.stats.stats.median / 1e6, 2)
-    benchmark.extra_info["CPU s/GB"] = round((cpu_s() - before) / rounds / size * 1e9, 3)
-    print(f"\n{benchmark.name}: {benchmark.extra_info}")
+def measure(case: Case, benchmark: Any, sides: dict[str, Call], source: Path, rounds: int) -> None:
+    """Time what each reads `source` once, in turn, by the clock and by the processor."""
+    gigabytes, used = source.stat().st_size / 1e9, {name: [] for name in sides}
+
+    def counting(name: str, run: Call) -> Call:
+        def counted() -> None:
+            before = cpu_s()
+            run()
+            used[name].append((cpu_s() - before) / gigabytes)
+
+        return counted
+
+    counted = {name: counting(name, run) for name, run in sides.items()}
+    for who, times in in_turn(benchmark, counted, 2 if case.quick else rounds).items():
+        speed = gigabytes * 1000 * len(times) / sum(times)
+        taken = used[who][-len(times) :]
+        case.add(who, taken, "CPU s/GB", "every record", apart=True, mb_per_s=speed, mb=gigabytes * 1000)
 
 
 def cpu_s() -> float:
@@ -116,92 +120,94 @@ def cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-def command(*words: object) -> Callable[[], None]:
+def command(*words: object) -> Call:
     """A function that runs a command."""
     return lambda: subprocess.run([str(word) for word in words], check=True, stderr=subprocess.DEVNULL)
 
 
-def vxcore(*words: object) -> Callable[[], None]:
+def vxcore(*words: object) -> Call:
     return command(sys.executable, "-m", "vxcore", *words)
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_vxcore_to_dev_null(benchmark: Any, large: Path, folder: Path) -> None:
-    measure(benchmark, vxcore("decap", large, "/dev/null"), large)
-    vxcore("decap", large, folder / "out")()
-    check(folder / "out", large)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_vxcore_to_a_file(benchmark: Any, large: Path, folder: Path) -> None:
-    measure(benchmark, vxcore("decap", large, folder / "out"), large, rounds=3)
-    check(folder / "out", large)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_vxcore_into_pages_that_are_there(benchmark: Any, large: Path, folder: Path) -> None:
-    """Through standard output onto the same file, which keeps its pages: the copying without their making."""
-    vxcore("decap", large, folder / "out")()
-    measure(benchmark, shell(f'"{sys.executable}" -m vxcore decap "{large}" - 1<>"{folder}/out"'), large)
-    check(folder / "out", large)
-
-
-def shell(line: str) -> Callable[[], None]:
+def shell(line: str) -> Call:
     return command("sh", "-c", line)
 
 
-@pytest.mark.benchmark(group=GROUP)
-@pytest.mark.parametrize("pages", ["new", "there"])
-def test_cat_of_the_same(benchmark: Any, large: Path, folder: Path, pages: str) -> None:
-    """What the machine takes to copy the file, and no more."""
-    redirection = ">" if pages == "new" else "1<>"
-    measure(benchmark, shell(f'cat "{large}" {redirection}"{folder}/out"'), large, rounds=3)
-    assert subprocess.run(["cmp", large, folder / "out"], check=False).returncode == 0
+@pytest.mark.benchmark(group="decap of a capture")
+def test_decap(benchmark: Any, case: Case, large: Path, folder: Path) -> None:
+    """Into pages that are there: onto the same file, which keeps them, so that none is made.
+
+    editcap cuts 50 bytes off whatever is there: no look at what they are, and no VNI.
+    """
+    new, there, chopped = (folder / name for name in ("new", "there", "chopped"))
+    onto = f'1<>"{there}"'
+    sides = {
+        "vxcore to nowhere": vxcore("decap", large, "/dev/null"),
+        "vxcore into pages that are there": shell(f'"{sys.executable}" -m vxcore decap "{large}" - {onto}'),
+        "cat into pages that are there": shell(f'cat "{large}" {onto}'),
+        "vxcore to a new file": vxcore("decap", large, new),
+        "cat to a new file": shell(f'cat "{large}" >"{folder}/copy"'),
+    }
+    with case.may_lack("editcap to a new file"):
+        editcap = peers.program("editcap")
+        sides["editcap to a new file"] = command(editcap, "-F", "pcap", "-L", "-C", "50", large, chopped)
+    shutil.copyfile(large, there)
+    measure(case, benchmark, sides, large, rounds=3)
+    sides["vxcore into pages that are there"]()
+    os.truncate(there, new.stat().st_size)  # cat had left more
+    for path in (path for path in (new, there, chopped) if path.exists()):
+        check(path, large)
+    assert subprocess.run(["cmp", large, folder / "copy"], check=False).returncode == 0
+    for path in (new, there, chopped, folder / "copy"):
+        path.unlink(missing_ok=True)
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_editcap_chop(benchmark: Any, large: Path, folder: Path) -> None:
-    """It cuts 50 bytes off whatever is there: no look at what they are, and no VNI."""
-    chop = command("editcap", "-F", "pcap", "-L", "-C", "50", large, folder / "out")
-    measure(benchmark, chop, large, rounds=3)
-    check(folder / "out", large)
+@pytest.mark.benchmark(group="decap of a small capture")
+def test_decap_by_libraries(benchmark: Any, case: Case, small: Path, folder: Path) -> None:
+    sides: dict[str, Call] = {}
+    for who, by in (("dpkt", by_dpkt), ("scapy", by_scapy)):
+        with case.may_lack(who):
+            sides[who] = by(small, folder / who)
+    if not sides:
+        pytest.skip("neither dpkt nor Scapy is installed")
+    measure(case, benchmark, sides, small, rounds=5)
+    for who in sides:
+        check(folder / who, small)
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_dpkt(benchmark: Any, small: Path, folder: Path) -> None:
-    measure(benchmark, lambda: decap_by_dpkt(small, folder / "out"), small)
-    check(folder / "out", small)
-
-
-def decap_by_dpkt(source: Path, target: Path) -> None:
+def by_dpkt(source: Path, target: Path) -> Call:
     """What one writes with dpkt, which parses the frame as far as UDP."""
-    with source.open("rb") as file, target.open("wb") as out:
-        writer = dpkt.pcap.Writer(out, snaplen=262144)
-        for time, data in dpkt.pcap.Reader(file):
-            udp = dpkt.ethernet.Ethernet(data).data.data
-            if isinstance(udp, dpkt.udp.UDP) and udp.dport == 4789 and udp.data[0] & 8:
-                writer.writepkt(udp.data[8:], time)
+    dpkt = peers.package("dpkt")
+
+    def run() -> None:
+        with source.open("rb") as file, target.open("wb") as out:
+            writer = dpkt.pcap.Writer(out, snaplen=262144)
+            for time, data in dpkt.pcap.Reader(file):
+                udp = dpkt.ethernet.Ethernet(data).data.data
+                if isinstance(udp, dpkt.udp.UDP) and udp.dport == 4789 and udp.data[0] & 8:
+                    writer.writepkt(udp.data[8:], time)
+
+    return run
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_scapy(benchmark: Any, small: Path, folder: Path) -> None:
-    measure(benchmark, lambda: decap_by_scapy(small, folder / "out"), small, rounds=2)
-    check(folder / "out", small)
-
-
-def decap_by_scapy(source: Path, target: Path) -> None:
+def by_scapy(source: Path, target: Path) -> Call:
     """What one writes with Scapy."""
-    with PcapReader(str(source)) as reader, PcapWriter(str(target), linktype=1) as writer:
-        for packet in reader:
-            if VXLAN in packet:
-                inner = packet[VXLAN].payload
-                inner.time = packet.time
-                writer.write(inner)
+    utils, vxlan = peers.package("scapy.utils"), peers.package("scapy.layers.vxlan").VXLAN
+
+    def run() -> None:
+        with utils.PcapReader(str(source)) as reader, utils.PcapWriter(str(target), linktype=1) as writer:
+            for packet in reader:
+                if vxlan in packet:
+                    inner = packet[vxlan].payload
+                    inner.time = packet.time
+                    writer.write(inner)
+
+    return run
 
 
 @pytest.mark.benchmark(group="inspect of a capture")
-def test_inspect(benchmark: Any, large: Path) -> None:
-    measure(benchmark, command(sys.executable, "-c", INSPECT, large), large)
+def test_inspect(benchmark: Any, case: Case, large: Path) -> None:
+    measure(case, benchmark, {"vxcore": command(sys.executable, "-c", INSPECT, large)}, large, rounds=3)
 
 
 INSPECT = """

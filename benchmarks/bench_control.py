@@ -1,7 +1,7 @@
 """The authority at scale: what bench_tables.py measures of the tables, through remotes, segments and fdb.
 
-Place in the house: `make bench` runs it. Each case checks what it made. Memory is the peak of a process of
-its own.
+Place in the house: of suite `tables` of `vxcore bench`. Each case checks what it made. Memory is the peak of
+a process of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import ROOT
+from benchmarks.bench_tables import add_rate, add_times, alone
+from benchmarks.measuring import Case
 from vxcore._fast.table import Tables
 from vxcore.fdb import Fdb
 from vxcore.journal import Journal
@@ -25,10 +28,9 @@ N_VNIS = 1024
 FIRST_MAC = 0x020000000000
 
 ALL_VNIS = """
-import resource, sys, time
-sys.path.insert(0, {path!r})
+import resource, time
 import numpy as np
-from bench_control import Control
+from benchmarks.bench_control import Control
 control = Control(1 << 24, 65536)
 vnis = np.arange(1 << 24, dtype=np.uint32)
 started = time.perf_counter()
@@ -66,33 +68,38 @@ def filled(n_entries: int) -> tuple[Control, Any, Any, Any]:
     return control, vnis, macs, remotes
 
 
+@pytest.mark.full
 @pytest.mark.benchmark(group="load all 16,777,216 VNIs with a remote each, through vxcore.segments")
-def test_all_vnis_by_segments(benchmark: Any) -> None:
-    code = ALL_VNIS.format(path=str(__file__).rpartition("/")[0])
+def test_all_vnis_by_segments(benchmark: Any, case: Case) -> None:
     results: list[str] = []
 
     def load() -> None:
-        results.append(subprocess.run([sys.executable, "-c", code], check=True, stdout=-1, text=True).stdout)
+        command = [sys.executable, "-c", ALL_VNIS]
+        results.append(subprocess.run(command, check=True, cwd=ROOT, stdout=-1, text=True).stdout)
 
     benchmark.pedantic(load, rounds=1)
     seconds, peak = map(float, results[0].split())
-    benchmark.extra_info.update(seconds=seconds, peak=peak)
+    case.add("vxcore", [seconds], "s", "the last VNI, the uses of a remote", peak_mb=peak / 1e6)
     assert peak < 1_000_000_000
 
 
+@pytest.mark.full
 @pytest.mark.benchmark(group="1,000,000 FDB entries in 1,024 VNIs: move all, in one call through vxcore.fdb")
-def test_replace_by_fdb(benchmark: Any) -> None:
+def test_replace_by_fdb(benchmark: Any, case: Case) -> None:
     control, vnis, macs, remotes = filled(1_000_000)
     turns = iter(range(1, 100))
-    benchmark.pedantic(
-        lambda: control.fdb.replace(vnis, macs, (remotes + np.uint32(next(turns))) % N_REMOTES), rounds=5
+    times = alone(
+        benchmark,
+        case,
+        lambda: control.fdb.replace(vnis, macs, (remotes + np.uint32(next(turns))) % N_REMOTES),
+        5,
     )
-    benchmark.extra_info["per_second"] = len(macs) / benchmark.stats.stats.median
+    add_rate(case, times, len(macs), "the uses of all remotes")
     assert sum(control.remotes.uses(n) for n in range(N_REMOTES)) == len(macs) + N_VNIS
 
 
 @pytest.mark.benchmark(group="an FDB entry moves, by a call of its own through vxcore.fdb")
-def test_replace_one(benchmark: Any) -> None:
+def test_replace_one(benchmark: Any, case: Case) -> None:
     control, vnis, macs, _ = filled(10_000)
     turns = iter(range(1 << 20))
 
@@ -100,5 +107,5 @@ def test_replace_one(benchmark: Any) -> None:
         n = next(turns)
         control.fdb.replace(int(vnis[7]), int(macs[7]), n % N_REMOTES)
 
-    benchmark.pedantic(move, rounds=3000)
+    add_times(case, alone(benchmark, case, move, 3000), "us", "the number of entries")
     assert len(control.fdb.snapshot()) == len(macs)

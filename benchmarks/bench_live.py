@@ -1,6 +1,6 @@
 """Changes of the tables while a lane forwards, and a flood set of 1,024 remotes; what is lost is counted.
 
-Place in the house: `make performance ARGS=tables` runs it, as root. A VTEP in a namespace gets frames from
+Place in the house: of suite `tables` of `vxcore bench`, as root. A VTEP in a namespace gets frames from
 its TAP at a steady rate, and the packets that reach the other namespace are counted there.
 """
 
@@ -16,8 +16,10 @@ import pytest
 from support.hosts import Host, wait_until
 from support.peers import require_root
 
+from benchmarks.bench_tables import add_rate
 from benchmarks.datapath.load import Blast, frames_of
 from benchmarks.datapath.topology import Stage, add_underlay_address, inside
+from benchmarks.measuring import Case
 from vxcore import Vtep
 
 FAR, NEAR = "06:00:00:00:00:01", "02:00:00:00:00:09"
@@ -54,8 +56,9 @@ def forwarding(stage: Stage, **segment: Any) -> Iterator[tuple[Vtep, Host, Host,
         vtep.__exit__(None, None, None)
 
 
+@pytest.mark.full
 @pytest.mark.benchmark(group="1,000,000 FDB entries change, by calls of 20,000, while a lane forwards")
-def test_updates_while_forwarding(benchmark: Any) -> None:
+def test_updates_while_forwarding(benchmark: Any, case: Case) -> None:
     require_root()
     n = np.arange(N_ENTRIES, dtype=np.uint64)
     macs, frame = n + np.uint64(0x0A0000000000), frames_of(1, (FAR, NEAR))
@@ -81,14 +84,15 @@ def test_updates_while_forwarding(benchmark: Any) -> None:
         )
         lost = sent - (arrived() - before)
         snapshot = vtep.snapshot("fdb")
-    benchmark.extra_info.update(per_second=N_ENTRIES / benchmark.stats.stats.median, offered=sent, lost=lost)
+    add_rate(case, benchmark.stats.stats.data, N_ENTRIES, "the entries", offered=sent, lost=lost)
     assert len(snapshot) == N_ENTRIES + 1
     assert (snapshot["remote"] == two[(next(turns) - 1) % 2]).sum() >= N_ENTRIES
     assert lost == 0
 
 
+@pytest.mark.full
 @pytest.mark.benchmark(group="a frame to each of 1,024 remotes")
-def test_flood(benchmark: Any) -> None:
+def test_flood(benchmark: Any, case: Case) -> None:
     require_root()
     remotes = [f"198.18.{1 + n // 256}.{n % 256}" for n in range(N_REMOTES)]
     with Stage() as stage, forwarding(stage) as (vtep, here, there, arrived):
@@ -104,6 +108,6 @@ def test_flood(benchmark: Any) -> None:
         cpu = time.process_time() - cpu
         lost = sent - (arrived() - before)
         drops = vtep.counters()["drops"]
-    benchmark.extra_info.update(ns_per_copy=1e9 * cpu / sent, copies=sent, lost=lost)
+    case.add("vxcore", [1e9 * cpu / sent], "ns", "the number of copies", copies=sent, lost=lost)
     assert not drops
     assert lost == 0

@@ -1,7 +1,7 @@
 """Upgrades under traffic: what is lost, and how long lanes stand; the table of docs/upgrade.md.
 
-Place in the house: beside performance, whose machine it names; the traffic is tests/support/upgrading.py.
-Results are kept in results/upgrades.json, of which the table is made.
+Place in the house: beside suites, for nobody else has such a thing. Its traffic is tests/support/upgrading.py,
+and results/upgrades.json, of which the table is made, keeps the figures.
 """
 
 from __future__ import annotations
@@ -19,14 +19,24 @@ from msgspec import Struct
 from support.hosts import Lan
 from support.upgrading import KINDS, RATE, upgraded_under_traffic
 
-from benchmarks import ROOT
-from benchmarks.datapath import machine
+from benchmarks import ROOT, machine
 from benchmarks.datapath.report import paragraph, row
-from benchmarks.performance import Machine
 
 RESULTS = ROOT / "benchmarks" / "results" / "upgrades.json"
 PAGE = ROOT / "docs" / "upgrade.md"
 MARKS = ("<!-- upgrades: made by `make docs`, do not edit -->", "<!-- upgrades: end -->")
+
+
+class Machine(Struct, frozen=True, kw_only=True):
+    """Where it was measured, and what else went on there: parts of the machine's CPU time."""
+
+    cpu: str
+    n_cpus: int
+    kernel: str
+    distribution: str
+    python: str
+    foreign_share: float
+    steal_share: float
 
 
 class Upgrades(Struct, frozen=True, kw_only=True):
@@ -73,7 +83,6 @@ def _machine(foreign: float, steal: float) -> Machine:
         kernel=platform.release(),
         distribution=machine.distribution(),
         python=platform.python_version(),
-        tools=(),
         foreign_share=round(foreign, 3),
         steal_share=round(steal, 3),
     )

@@ -38,8 +38,8 @@ Print the version.
 """
 TAIL = r"""
 .SH EXIT STATUS
-0: done. 1: the system refused something, or no VTEP answers. 2: what was asked for is wrong, and nothing has
-changed. 130: interrupted.
+0: done. 1: the system refused something, no VTEP answers, or \fBbench compare\fR found what
+\fB\-\-fail\-on\fR names. 2: what was asked for is wrong, and nothing has changed. 130: interrupted.
 .SH ENVIRONMENT
 .TP
 .B VXCORE_CONTROL

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from vxcore import commands, logs
@@ -18,6 +18,7 @@ from vxcore.commands import (
     INTERRUPTED,
     SYSTEM_ERROR,
     USER_ERROR,
+    bench,
     captures,
     gen,
     operate,
@@ -33,7 +34,7 @@ from vxcore.errors import ConfigError, VxcoreError
 
 log = logging.getLogger("vxcore")
 
-_MODULES = (vtep, captures, show, top, operate, upgrade, packets, ping, gen, shell)
+_MODULES = (vtep, captures, show, top, operate, upgrade, packets, ping, gen, bench, shell)
 _ORDER = [module.__name__ for module in _MODULES]
 COMMANDS = sorted(commands.COMMANDS, key=lambda each: _ORDER.index(each.run.__module__))
 
@@ -83,8 +84,10 @@ _ALSO = {"delete": "del", "list": "show", "ls": "show", "change": "set", "help":
 class Parser(argparse.ArgumentParser):
     """Reports a mistake as all of vxcore does: one line, by main; and says what may have been meant."""
 
-    is_group = False
-    """Whether this is for several commands of a group, where as for `ip` "show" need not be said."""
+    default: str | None = None
+    """The command that is meant where a group stands alone, or before options."""
+    known: Collection[str] | None = None
+    """Where it is meant before other words, too: the commands that there are."""
     also: Mapping[str, str] = {}
     """Other words that are taken for commands."""
 
@@ -93,10 +96,15 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
-        if self.is_group and (not words or (words[0][0:1] == "-" and words[0] not in ("-h", "--help"))):
-            words.insert(0, "show")
+        if self.default is not None and self._means_default(words):
+            words.insert(0, self.default)
         words[:1] = [self.also.get(word, word) for word in words[:1]]
         return super().parse_known_args(words, namespace)
+
+    def _means_default(self, words: list[str]) -> bool:
+        if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+            return True
+        return self.known is not None and words[0] not in {*self.known, *self.also, "-h", "--help"}
 
     def actions(self) -> Iterator[argparse.Action]:
         """All arguments, and those of the commands."""
@@ -152,8 +160,13 @@ def _add_group(into: argparse._SubParsersAction[Parser], name: str) -> argparse.
         epilog=f"vxcore {name} COMMAND --help shows the arguments of a command and an example.",
         allow_abbrev=False,
     )
-    made.is_group, made.also = True, _ALSO
-    return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    made.also = _ALSO
+    made_commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    if name in commands.DEFAULTS:
+        made.default, made.known = commands.DEFAULTS[name], made_commands.choices
+    elif any(each.name == f"{name} show" for each in COMMANDS):
+        made.default = "show"  # which need not be said for `ip` either
+    return made_commands
 
 
 def _add_command(into: argparse._SubParsersAction[Parser], name: str, each: commands.Command) -> Parser:

@@ -15,12 +15,13 @@ import numpy as np
 from support.hosts import Host, wait_until
 
 from benchmarks.datapath.load import DATAGRAM, echo_server, round_trips
-from benchmarks.datapath.machine import Meter
-from benchmarks.datapath.results import Sample
 from benchmarks.datapath.scale import Scale
 from benchmarks.datapath.tcp import serve
 from benchmarks.datapath.topology import Counts, Stage
 from benchmarks.datapath.vteps import Kind, pair
+from benchmarks.machine import Meter
+from benchmarks.peers import program
+from benchmarks.results import Sample
 
 _N_WARM_UP, _WARM_UP_S = 200, 0.5
 _FLOWING_BYTES = 10_000_000
@@ -77,6 +78,7 @@ def _load(a: Host, b: Host, target: str, counts: Counts, wanted: bool) -> Iterat
     if not wanted:
         yield
         return
+    program("iperf3")
     serve(b, target)
     before = counts.read()["rx_bytes"]
     client = a.start("iperf3", "-c", target, "-t", "60")

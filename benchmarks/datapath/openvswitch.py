@@ -16,6 +16,7 @@ from pathlib import Path
 from support.hosts import Host, run, wait_until
 
 from benchmarks.datapath.topology import add_underlay_address
+from benchmarks.peers import INSTALL, AbsentError
 
 # Where `make` unpacked the package, whose installation would start a service; else the system's.
 UNPACKED = Path(sys.prefix, "openvswitch")
@@ -25,13 +26,13 @@ _SCHEMA = "usr/share/openvswitch/vswitch.ovsschema"
 
 @cache
 def find(path: str) -> str:
-    """A file of the package, or a program on the path; FileNotFoundError when it is not there."""
+    """A file of the package, or a program on the path; AbsentError when it is not there."""
     for top in (UNPACKED, Path("/")):
         if (top / path).exists():
             return str(top / path)
     found = shutil.which(Path(path).name, path="/usr/bin:/usr/sbin:/bin:/sbin")
     if found is None:
-        raise FileNotFoundError(f"Open vSwitch's {path} is missing; `make bench-datapath` obtains it")
+        raise AbsentError(f"Open vSwitch's {path} is not on this machine; {INSTALL}")
     return found
 
 

@@ -1,41 +1,36 @@
-"""Which scenarios there are, and a run of them: in turn, round by round, so that drift hits all alike.
+"""Which scenarios there are, and rounds of them: in turn, so that drift hits all alike.
 
-Place in the house: above tcp, pps and latency, below __main__.
+Place in the house: above tcp, pps and latency, below suites, which has it as suite `datapath`.
 """
 
 from __future__ import annotations
 
-import shlex
-import sys
-import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from fnmatch import fnmatch
-from os import cpu_count, getloadavg
 from pathlib import Path
-from platform import python_version, release
 from typing import Protocol
 
 from msgspec import structs
 
 from benchmarks.datapath import openvswitch
 from benchmarks.datapath.latency import Latency
-from benchmarks.datapath.machine import (
-    Meter,
-    commit,
-    cpu_name,
-    distribution,
-    version_of,
-    wait_for_quiet,
-)
 from benchmarks.datapath.pps import SmallPackets
-from benchmarks.datapath.results import Environment, Measurement, Missing, Run, Sample, measurement
 from benchmarks.datapath.scale import Scale
 from benchmarks.datapath.tcp import Tcp
 from benchmarks.datapath.topology import MODES, Stage, offloads
 from benchmarks.datapath.vteps import Vxcore, kinds
+from benchmarks.machine import Meter, wait_for_quiet
+from benchmarks.peers import AbsentError
+from benchmarks.results import Better, Sample
+from benchmarks.tally import Tally
 
 Say = Callable[[str], None]
+UNITS: dict[str, tuple[str, Better]] = {
+    "tcp": ("Gb/s", "higher"),
+    "pps": ("packets/s", "higher"),
+    "latency": ("us", "lower"),
+}
+"""By what is measured: its unit, and which way is good."""
 
 
 class Scenario(Protocol):
@@ -63,7 +58,10 @@ def scenarios(against: Path | None = None) -> list[Scenario]:
     ]
 
 
-def selected(patterns: Iterable[str], against: Path | None = None) -> list[tuple[Scenario, list[str]]]:
+Chosen = list[tuple[Scenario, list[str]]]
+
+
+def selected(patterns: Iterable[str], against: Path | None = None) -> Chosen:
     """Scenarios with those of their names that match a pattern (as of the shell; none: all)."""
     patterns = tuple(patterns) or ("*",)
     chosen = [
@@ -73,99 +71,51 @@ def selected(patterns: Iterable[str], against: Path | None = None) -> list[tuple
     return [(one, names) for one, names in chosen if names]
 
 
-def run(chosen: list[tuple[Scenario, list[str]]], scale: Scale, patience: float, say: Say) -> Run:
+def measure(chosen: Chosen, scale: Scale, patience: float, tally: Tally, say: Say) -> None:
     """Measure all that was chosen, `scale.rounds` times.
 
     Before each set-up it waits, `patience` seconds at the most, for others to leave the machine alone.
     """
-    started, date, environment = time.monotonic(), datetime.now(UTC), _environment()
-    meter, tally = Meter(), Tally(say)
     for number in range(scale.rounds):
         # Every second round backwards: what always comes after the same neighbour inherits its heat.
         for scenario, names in chosen if number % 2 == 0 else reversed(chosen):
             wait_for_quiet(patience)
-            tally.take(scenario, names, scale, f"{number + 1}/{scale.rounds}")
-    foreign, steal = meter.shares()
-    return Run(
-        command=shlex.join(["python", "-m", "benchmarks.datapath", *sys.argv[1:]]),
-        date=date.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - started, 1),
-        environment=structs.replace(
-            environment, steal_share=round(steal, 4), foreign_share=round(foreign, 4)
-        ),
-        measurements=tuple(tally.measurements([name for _, names in chosen for name in names])),
-        missing=tuple(Missing(name=name, reason=reason) for name, reason in tally.missing.items()),
-    )
+            say(names[0])
+            _take(tally, scenario, names, scale, number)
 
 
-class Tally:
-    """Samples by name, and what failed; a scenario that failed is not tried again."""
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
-        self.samples: dict[str, list[Sample]] = {}
-        self.verified: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
-
-    def take(self, scenario: Scenario, names: list[str], scale: Scale, which: str) -> None:
-        """One round of one scenario."""
-        if any(name in self.missing for name in names):
-            return
-        try:
-            taken = scenario.measure(names, scale)
-        except Exception as error:  # one VTEP that does not come up must not cost the others their figures
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self.missing |= dict.fromkeys(names, reason)
-            self.say(f"{which} {names[0]} ...: FAILED: {reason}")
-            return
-        for name, (sample, verified) in taken.items():
-            self.samples.setdefault(name, []).append(sample)
-            self.verified[name] = verified
-            self.say(f"{which} {_line(name, sample)}")
-
-    def measurements(self, names: list[str]) -> list[Measurement]:
-        """In the order of the names; what failed in any round is not there."""
-        return [
-            measurement(name, self.samples[name], self.verified[name])
-            for name in names
-            if name in self.samples and name not in self.missing
-        ]
-
-
-def _line(name: str, sample: Sample) -> str:
-    details = ", ".join(f"{key} {value:.4g}" for key, value in sample.details.items())
-    noise = f" NOISY: {'; '.join(sample.noise)}" if sample.noise else ""
-    return f"{name}: {sample.value:.4g} ({details}){noise}"
-
-
-def _environment() -> Environment:
-    """Before a run, so that the tree is the one that is measured; the shares are known only behind it."""
-    return Environment(
-        cpu=cpu_name(),
-        n_cpus=cpu_count() or 1,
-        kernel=release(),
-        distribution=distribution(),
-        commit=commit(),
-        python=python_version(),
-        tools=_tools(),
-        offloads={mode: _offloads(mode) for mode in MODES},
-        load_average=getloadavg(),
-        steal_share=0.0,
-        foreign_share=0.0,
-    )
-
-
-def _tools() -> dict[str, str]:
-    versions = {"iperf3": version_of("iperf3", "--version"), "iproute2": version_of("ip", "-V")}
+def _take(tally: Tally, scenario: Scenario, names: list[str], scale: Scale, number: int) -> None:
+    """One round of one scenario; one that failed is not tried again."""
+    if any(name in tally.missing for name in names):
+        return
+    meter = Meter()
     try:
-        versions["Open vSwitch"] = openvswitch.version()
-    except FileNotFoundError:
-        versions["Open vSwitch"] = ""
-    return versions
+        taken = scenario.measure(names, scale)
+    except Exception as error:  # one VTEP that does not come up must not cost the others their figures
+        reason = " ".join(str(error).split()) or type(error).__name__
+        for name in names:
+            tally.miss(name, reason, "absent" if isinstance(error, AbsentError) else "failed")
+        return
+    others = meter.details()  # all of ours have ended, and their time is known
+    for name, (sample, verified) in taken.items():
+        whole = structs.replace(sample, process=number, details={**sample.details, **others})
+        tally.add(name, *UNITS[name.partition("/")[0]], [whole], verified)
 
 
-def _offloads(mode: str) -> dict[str, str]:
-    with Stage() as stage:
-        a, b = stage.host(1), stage.host(2)
-        stage.link(a, "eth", b, "eth", mode)
-        return offloads(a, "eth")
+def versions() -> dict[str, str]:
+    """Of the neighbours that are there."""
+    try:
+        return {"Open vSwitch": openvswitch.version()}
+    except AbsentError:
+        return {}
+
+
+def offloads_of_modes() -> dict[str, dict[str, str]]:
+    """What `ethtool -k` shows of an underlay device in each mode."""
+    shown = {}
+    for mode in MODES:
+        with Stage() as stage:
+            a, b = stage.host(1), stage.host(2)
+            stage.link(a, "eth", b, "eth", mode)
+            shown[mode] = offloads(a, "eth")
+    return shown

@@ -1,34 +1,28 @@
 """The data-path section of docs/performance.md, made from the results of one run.
 
-Place in the house: above results alone. `python -m benchmarks.datapath.report RESULTS.json` prints the
-section; `--into PAGE.md` puts it between its two marks in a page, or at the end of one without them.
+Place in the house: above results alone, below page.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import textwrap
 from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
 
-from benchmarks.datapath.results import Measurement, Run, ratio, read
+from benchmarks.results import Measurement, Suite, ratio
 
-BEGIN = "<!-- data path: made by `python -m benchmarks.datapath.report`, do not edit -->"
-END = "<!-- data path: end -->"
 REFERENCE = "kernel"
 NAMES = {"veth": "no VTEP (veth)", "kernel": "kernel vxlan", "ovs": "Open vSwitch, userspace"}
 
 Cell = Callable[[Measurement], str]
 WIDTH = 104
-NOISY = " \\*"
+NOISY = "too noisy to tell"
 
 
 class Table:
     """Rows by who was measured, columns by what; a cell shows a measurement beside the reference's."""
 
-    def __init__(self, run: Run, columns: dict[str, str], reference: str, cell: Cell) -> None:
+    def __init__(self, run: Suite, columns: dict[str, str], reference: str, cell: Cell) -> None:
         self.found = {m.name: m for m in run.measurements}
         self.columns = columns
         self.reference = reference
@@ -50,9 +44,11 @@ class Table:
         measured = self.found.get(f"{key}/{who}")
         if measured is None:
             return ""
+        if measured.noisy:
+            return NOISY
         reference = self.found.get(f"{key}/{self.reference}")
-        beside = f"**{ratio(measured, reference):.2f}x** " if reference else ""
-        return beside + self.cell(measured) + (NOISY if measured.noisy else "")
+        beside = f"**{ratio(measured, reference):.2f}x** " if reference and not reference.noisy else ""
+        return beside + self.cell(measured)
 
 
 def row(*cells: str) -> str:
@@ -69,7 +65,7 @@ def _who(name: str) -> str:
 # The tables
 
 
-def _tcp(run: Run, mode: str) -> list[str]:
+def _tcp(run: Suite, mode: str) -> list[str]:
     columns = {f"tcp/{mode}/{n}": f"{n} flow{'s'[: n > 1]}" for n in (1, 8)}
     lines = Table(run, columns, f"{REFERENCE}:{REFERENCE}", _gigabits).lines()
     return [f"TCP, {mode} mode (Gb/s; CPU seconds of the machine per gigabyte):", "", *lines] if lines else []
@@ -79,7 +75,7 @@ def _gigabits(m: Measurement) -> str:
     return f"{m.median:.2f} ({m.details['cpu_s_per_gigabyte']:.2f} s)"
 
 
-def _pps(run: Run) -> list[str]:
+def _pps(run: Suite) -> list[str]:
     columns = {
         f"pps/{way}/{n}": f"{way}, {n:,} flow{'s'[: n > 1]}" for way in ("encap", "decap") for n in (1, 1000)
     }
@@ -92,7 +88,7 @@ def _packets(m: Measurement) -> str:
     return f"{m.median / 1e3:,.0f} ({m.details['core_s_per_million']:.2f} s)"
 
 
-def _latency(run: Run) -> list[str]:
+def _latency(run: Suite) -> list[str]:
     columns = {"latency/idle": "idle", "latency/load": "beside one TCP flow"}
     lines = Table(run, columns, REFERENCE, _microseconds).lines()
     return ["Round trips (us: p50, p99, p99.9; the ratio is p50's):", "", *lines] if lines else []
@@ -106,12 +102,12 @@ def _microseconds(m: Measurement) -> str:
 # The section
 
 
-def section(run: Run) -> str:
-    """The whole section, marks included."""
-    lines = [BEGIN, "## Data path", "", *paragraph(_about(run)), *paragraph(READING), *_aims(run)]
+def section(run: Suite) -> list[str]:
+    """The whole section."""
+    lines = ["## Data path", "", *paragraph(_about(run)), *paragraph(READING), *_aims(run)]
     for table in (*(_tcp(run, mode) for mode in ("offload", "wire", "nic")), _pps(run), _latency(run)):
         lines += table
-    return "\n".join([*lines, *_doubts(run), END]) + "\n"
+    return [*lines, *_doubts(run)]
 
 
 def paragraph(text: str) -> list[str]:
@@ -119,7 +115,7 @@ def paragraph(text: str) -> list[str]:
     return [*textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False), ""]
 
 
-def _about(run: Run) -> str:
+def _about(run: Suite) -> str:
     where = run.environment
     n_rounds = max((len(m.samples) for m in run.measurements), default=0)
     return (
@@ -135,10 +131,10 @@ def _about(run: Run) -> str:
 READING = (
     "**1.00x** is the kernel's vxlan device. Ratios are medians of the quotients round by round, for the "
     "machine's speed drifts; trust them more than what stands behind them. Beside every figure a transfer "
-    "was compared byte for byte. \\* marks what was noisy. Hosts are network namespaces over one veth pair. "
+    "was compared byte for byte. Hosts are network namespaces over one veth pair. "
     "*offload*: 64 KiB super-frames cross it. *wire*: all that crosses is MTU-sized, as on a wire. *nic*: so "
     "too, and the receiver's device joins packets (GRO) as NICs' drivers do. `benchmarks/datapath/` says how "
-    "each figure is taken, and `make bench-datapath` takes them on your machine."
+    "each figure is taken, and `vxcore bench datapath` takes them on your machine."
 )
 
 
@@ -155,14 +151,14 @@ AIMS = (
 )
 
 
-def _aims(run: Run) -> list[str]:
+def _aims(run: Suite) -> list[str]:
     rows = []
     for pattern, other, which, aim in AIMS:
         reference = [m for m in run.measurements if m.name == other]
         ratios = [
             (ratio(m, reference[0]), m.name)
             for m in run.measurements
-            if reference and fnmatch(m.name, pattern)
+            if reference and fnmatch(m.name, pattern) and not (m.noisy or reference[0].noisy)
         ]
         if ratios:
             best, name = max(ratios) if which == "at least" else min(ratios)
@@ -170,34 +166,8 @@ def _aims(run: Run) -> list[str]:
     return [row("ratio", "aim", "measured"), row("---", "---", "---:"), *rows, ""] if rows else []
 
 
-def _doubts(run: Run) -> list[str]:
+def _doubts(run: Suite) -> list[str]:
     noisy = [f"{m.name} ({', '.join(m.noisy)})" for m in run.measurements if m.noisy]
-    lines = paragraph(f"\\* Noisy in half of the samples or more: {'; '.join(noisy)}.") if noisy else []
+    lines = paragraph(f"Too noisy to tell: {'; '.join(noisy)}.") if noisy else []
     missing = [f"- {one.name}: {one.reason}" for one in run.missing]
     return lines + (["Not measured:", "", *missing, ""] if missing else [])
-
-
-def placed(page: str, text: str) -> str:
-    """The page with the section in its place."""
-    before, begin, rest = page.partition(BEGIN)
-    if not begin:
-        return f"{page.rstrip()}\n\n{text}".lstrip()
-    return before + text + rest.partition(f"{END}\n")[2]
-
-
-def main() -> None:
-    """Print the section or put it into a page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.datapath.report", description=__doc__)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--into", type=Path, metavar="PAGE.md")
-    options = parser.parse_args()
-    text = section(read(options.results))
-    if options.into is None:
-        sys.stdout.write(text)
-        return
-    page = options.into.read_text() if options.into.exists() else "# Performance\n"
-    options.into.write_text(placed(page, text))
-
-
-if __name__ == "__main__":
-    main()

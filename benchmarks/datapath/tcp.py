@@ -13,11 +13,12 @@ from typing import Any
 from support.hosts import Host
 
 from benchmarks.datapath.load import Sizes, packet_socket
-from benchmarks.datapath.machine import Meter
-from benchmarks.datapath.results import Sample
 from benchmarks.datapath.scale import Scale
 from benchmarks.datapath.topology import WIRE_LEN, Stage
 from benchmarks.datapath.vteps import Kind, pair
+from benchmarks.machine import Meter
+from benchmarks.peers import program
+from benchmarks.results import Sample
 
 FLOWS = (1, 8)
 _TINY_BYTES = 8 << 20
@@ -38,6 +39,7 @@ class Tcp:
 
     def measure(self, wanted: list[str], scale: Scale) -> dict[str, tuple[Sample, str]]:
         """A sample of each name that is wanted, and what was verified; all over one set-up."""
+        program("iperf3")
         with Stage() as stage:
             a, b, vteps = pair(stage, self.left, self.right, self.mode)
             verified = self._verify(stage, a, b, scale.transfer_bytes)

@@ -21,7 +21,8 @@ from support.hosts import Host, run
 
 from benchmarks import ROOT
 from benchmarks.datapath.openvswitch import Switch
-from benchmarks.datapath.topology import Stage, add_underlay_address
+from benchmarks.datapath.topology import Stage, add_underlay_address, pin
+from benchmarks.peers import AbsentError
 
 VNI = 42
 DEVICE = "vx42"
@@ -50,6 +51,11 @@ class Kind(ABC):
 
         Its overlay device is vx42, with an address; with `access`, frames enter by that instead.
         """
+
+    def pin(self, pids: list[int], cpu: int) -> None:
+        """Keep its processes on one CPU."""
+        for pid in pids:
+            pin(pid, cpu)
 
     def target(self, host: Host) -> str:
         """The address of a host that this kind carries packets to."""
@@ -82,7 +88,7 @@ class Kernel(Kind):
     name = "kernel"
 
     def up(self, stage: Stage, host: Host, remote: Host, access: Access | None) -> list[int]:
-        host.kernel_vxlan([remote], vni=VNI)
+        kernel_device(host, remote)
         if access:
             entry = (access.far_mac, "dev", DEVICE, "dst", remote.v4, "self", "permanent")
             run("bridge", "-n", host.namespace, "fdb", "append", *entry)
@@ -183,6 +189,16 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value)  # strings, numbers, booleans and lists of these are written as in JSON
+
+
+def kernel_device(host: Host, remote: Host) -> None:
+    """Make the kernel's vx42; AbsentError where the kernel has no such device."""
+    try:
+        host.kernel_vxlan([remote], vni=VNI)
+    except AssertionError as error:
+        if any(words in str(error) for words in ("Unknown device type", "not supported")):
+            raise AbsentError("the kernel's vxlan device is not there; `modprobe vxlan` brings it") from None
+        raise
 
 
 def bridge(host: Host, access: Access, remote: Host) -> None:

@@ -46,6 +46,8 @@ GROUPS: dict[str, str] = {}
 """What the commands of a group are for."""
 ALIASES: dict[str, str] = {}
 """Of other names of groups, the name."""
+DEFAULTS: dict[str, str] = {}
+"""The command meant where a group stands alone, or before what is none of its commands; else `show`."""
 
 
 def command(
@@ -104,3 +106,14 @@ def between(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def amount(text: str) -> float:
+    """The type of an argument that is a number of seconds, say, and not less than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; a number from 0 up, such as 0.5")
+    return value

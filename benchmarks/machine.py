@@ -12,6 +12,7 @@ import os
 import platform
 import resource
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from benchmarks import ROOT
-from benchmarks.datapath.results import Cpu
+from benchmarks.results import Cpu, Environment
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 N_CPUS = os.cpu_count() or 1
@@ -85,7 +86,7 @@ class Meter:
 
     def _look(self) -> Snapshot:
         vteps = {pid: process_times(pid) for pid in self.vteps}
-        live = sum(process_times(pid)[0] for pid in {*self.others(), *self.vteps})
+        live = sum(process_times(pid)[0] for pid in {*self.others(), *self.vteps} - {os.getpid()})
         # A child that has ended and was waited for keeps its time in RUSAGE_CHILDREN.
         ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         own = resource.getrusage(resource.RUSAGE_SELF).ru_utime
@@ -117,6 +118,11 @@ class Meter:
         foreign = max(0.0, used.user + used.nice - (last.ours_user - first.ours_user))
         total = max(last.at - first.at, 1e-9) * N_CPUS
         return foreign / total, used.steal / total
+
+    def details(self) -> dict[str, float]:
+        """The shares, for a sample."""
+        foreign, steal = self.shares()
+        return {"foreign_share": round(foreign, 4), "steal_share": round(steal, 4)}
 
 
 def _difference(last: Times, first: Times) -> Times:
@@ -183,10 +189,42 @@ def _git(*words: str) -> str:
         return ""
 
 
-def version_of(*command: str) -> str:
-    """The first line that a program says about itself; empty when it is not there."""
+def governor() -> str:
+    """Of the first processor's frequency; empty where the machine does not say."""
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-    except FileNotFoundError:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
         return ""
-    return (done.stdout + done.stderr).strip().partition("\n")[0]
+
+
+def compiler() -> tuple[str, str]:
+    """The C compiler as it names itself, and the flags with which setup.py calls it now."""
+    words = str(sysconfig.get_config_var("CC") or "cc").split()
+    try:
+        shown = subprocess.run([words[0], "--version"], check=False, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        shown = ""
+    ours = "-O0 -g" if os.environ.get("VXCORE_DEBUG", "0") not in ("", "0") else "-O3 -g1"
+    return shown.partition("\n")[0], f"{sysconfig.get_config_var('CFLAGS')} {ours}".strip()
+
+
+def environment(tools: dict[str, str], offloads: dict[str, dict[str, str]]) -> Environment:
+    """Before a run, so that the tree is the one that is measured; the shares are known only behind it."""
+    cc, flags = compiler()
+    return Environment(
+        cpu=cpu_name(),
+        n_cpus=N_CPUS,
+        governor=governor(),
+        kernel=platform.release(),
+        distribution=distribution(),
+        compiler=cc,
+        flags=flags,
+        commit=commit(),
+        python=platform.python_version(),
+        tools=tools,
+        pinning=",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        offloads=offloads,
+        load_average=os.getloadavg(),
+        steal_share=0.0,
+        foreign_share=0.0,
+    )
