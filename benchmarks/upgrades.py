@@ -1,7 +1,7 @@
 """Upgrades under traffic: what is lost, and how long lanes stand; the table of docs/upgrade.md.
 
-Place in the house: beside suites, for nobody else has such a thing. Its traffic is tests/support/upgrading.py,
-and results/upgrades.json, of which the table is made, keeps the figures.
+Place in the house: beside suites, for nobody else has such a thing. The traffic is that of
+tests/support/upgrading.py; results/upgrades.json, of which the table is made, keeps the figures.
 """
 
 from __future__ import annotations
