@@ -45,6 +45,7 @@ _LEAD_S = 0.05
 _VERIFY_RATE = 4000.0
 _N_VERIFY = 400
 _VERIFY_S = 45.0
+_STRAYS = 3
 _DRAIN_S = 0.02
 
 
@@ -233,6 +234,8 @@ def probe(path: Path, direction: str, packets: list[bytes], rate: float, seconds
     took = time.monotonic() - started
     after = _drained(counts)
     n_packets = last["rx"] - first["rx"]
+    if n_packets <= _STRAYS:
+        n_packets = 0  # of a VTEP that waits for a processor, only what hosts say by themselves
     length = INNER_LEN + path.tag_len + (_OUTER_LEN if direction == "encap" else 0)
     _check_sizes(last["rx_bytes"] - first["rx_bytes"], n_packets, length)
     loss = 1 - (after["rx"] - before["rx"]) / max(offered, 1)
