@@ -96,7 +96,9 @@ class Session:
         command += [f"--case={pattern}" for pattern in patterns]
         with tempfile.TemporaryFile() as log, os.fdopen(receiver, "rb") as lines:
             try:
-                process = subprocess.Popen(command, cwd=ROOT, pass_fds=[sender], stdout=log, stderr=log)
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=_environment(), pass_fds=[sender], stdout=log, stderr=log
+                )
             finally:
                 os.close(sender)
             try:
@@ -106,6 +108,11 @@ class Session:
             finally:
                 process.terminate()
                 process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Without what pytest-xdist says to its workers, for in one pytest-benchmark measures nothing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
 
 
 def _end(log: Any) -> str:

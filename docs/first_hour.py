@@ -35,6 +35,7 @@ _VARIES = [
     (re.compile(r"(stopped after ).*"), r"\1 N"),
     (re.compile(r"\bport (?!4789\b)\d+"), "port N"),
     (re.compile(r"^(  (?:received|sent) ).*", re.MULTILINE), r"\1 N"),
+    (re.compile(r"^([\d.]+ +.*\S +\d+) +\d+ +\d+$", re.MULTILINE), r"\1 N N"),  # of a remote
     (re.compile(r"^(\d+ +tap .*\d) +\d+ +\d+$", re.MULTILINE), r"\1 N N"),
     (re.compile(r"^([a-z_]+  .*\S)  +\d+$", re.MULTILINE), r"\1 N"),
     (re.compile(r"^(vxcore_\S+) [\d.e+]+$", re.MULTILINE), r"\1 N"),

@@ -28,7 +28,9 @@ FUZZER = BUILD / "libfuzzer.so"
 FOUND = BUILD / "found"
 MAX_LEN = "-max_len=4096"
 NAMES = ("decap", "encap", "flow", "pcap", "gen")
-MODULES = "batch checker codec flow packet_ring pcap port stamp vlan"  # that the targets use
+MODULES = (
+    "batch checker codec events flow hops packet_ring pcap port stamp table vlan"  # that the targets use
+)
 # Python's own allocator would hide overruns; its one-time allocations are no leaks.
 ENVIRONMENT = {
     "PYTHONMALLOC": "malloc",

@@ -100,6 +100,9 @@ def tables(vtep: Upgradable) -> dict[str, list[dict[str, object]]]:
     shown = {name: vtep.show(name) for name in ("fdb", "remote", "neighbour")}
     for row in shown["fdb"]:
         del row["age_s"]
+    for row in shown["remote"]:
+        for name in ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes"):
+            del row[name]
     return {**shown, "remote": sorted(shown["remote"], key=lambda row: row["address"])}
 
 
