@@ -234,7 +234,24 @@ class _Life:
         return self._apply if self.driver is None else self.driver.alone(self._apply)
 
     def _apply(self) -> None:
-        _apply(self.vtep, self._read_again, self.manager)
+        """Read the settings again; what is wrong with them is told, and raised."""
+        self.manager.reloading()
+        status = ""
+        try:
+            settings = self._read_again()
+            self.vtep.apply(settings)
+            logs.configure(settings.log)
+        except Exception as error:
+            log.error("not reloaded, nothing has changed: %s", _words(error))
+            log.debug("raised here:", exc_info=error)
+            _say("not reloaded")
+            status = f"; not reloaded: {_words(error)}"
+            raise
+        else:
+            log.info("reloaded: %d segments", len(self.vtep.describe()))
+            _say("reloaded")
+        finally:
+            self.manager.ready(_status(self.vtep) + status)
 
     def _read_again(self) -> Settings:
         assert self.reload is not None
@@ -346,27 +363,6 @@ def _wait(
         _say(json.dumps(vtep.counters()))
     log.error("a lane failed: %s", _words(vtep.failure))
     return 1
-
-
-def _apply(vtep: RunningVtep, reload: Reload, manager: ServiceManager) -> None:
-    """Read the settings again; what is wrong with them is told, and raised."""
-    manager.reloading()
-    status = ""
-    try:
-        settings = reload()
-        vtep.apply(settings)
-        logs.configure(settings.log)
-    except Exception as error:
-        log.error("not reloaded, nothing has changed: %s", _words(error))
-        log.debug("raised here:", exc_info=error)
-        _say("not reloaded")
-        status = f"; not reloaded: {_words(error)}"
-        raise
-    else:
-        log.info("reloaded: %d segments", len(vtep.describe()))
-        _say("reloaded")
-    finally:
-        manager.ready(_status(vtep) + status)
 
 
 def _log_changes(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:

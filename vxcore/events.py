@@ -160,7 +160,7 @@ class Events:
         self._journal, self._tables = journal, journal.tables
         self._remotes, self._segments, self._device_at = remotes, segments, device_at
         self._reaches = reaches
-        self._waiting: dict[bytes, tuple[int, int | None, int]] = {}  # strangers that are not reached yet
+        self._waiting: dict[bytes, tuple[int, int, int]] = {}  # strangers that are not reached yet
         self._reached: deque[bytes] = deque()
         self._loops: dict[int, float] = {}  # by VNI, when one was last said in the log
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -349,10 +349,12 @@ class Events:
 
     def _learn_waiting(self, address: bytes) -> None:
         """Learn, of a stranger that can be answered now, the address that it sent from last."""
-        segment, vni, mac = self._waiting.pop(address, (0, None, 0))
+        if address not in self._waiting:
+            return
+        segment, vni, mac = self._waiting.pop(address)
         remote = self._remotes.number(unpacked(address))
-        if vni is None or remote is None or self._tables.find_segment(vni) != segment:
-            return  # something is gone meanwhile
+        if remote is None or self._tables.find_segment(vni) != segment:
+            return  # it is gone meanwhile
         self._reader.enter()
         try:
             self._reader.fdb_learn(segment, mac, remote, now_s())

@@ -41,7 +41,7 @@ _IFF_UP = 1
 # linux/neighbour.h
 NTF_USE = 0x01
 _STALE, _FAILED = 0x04, 0x20
-VALID = 0x02 | _STALE | 0x08 | 0x10 | 0x40 | 0x80  # reachable, delay, probe, noarp, permanent
+_VALID = 0x02 | _STALE | 0x08 | 0x10 | 0x40 | 0x80  # reachable, delay, probe, noarp, permanent
 
 _SETTLE_S = 0.02  # one change of a route is several events
 _RETRY_S = 1.0
@@ -245,9 +245,7 @@ class NextHops:
         found = route.route("get", family=family, **wanted)[0]
         if found["type"] != RTN_UNICAST:
             raise UnreachableError("the route leads to no other host")
-        metrics = found.get_attr("RTA_METRICS")
-        mtu = (metrics and metrics.get_attr("RTAX_MTU")) or 0
-        return self._way_by(route, found.get_attr("RTA_OIF"), remote, gateway_of(found), mtu)
+        return self._way_by(route, found.get_attr("RTA_OIF"), remote, gateway_of(found), mtu_of(found))
 
     def _way_by(
         self, route: IPRoute, index: int, remote: IPAddress, gateway: IPAddress | None = None, mtu: int = 0
@@ -291,8 +289,8 @@ class NextHops:
             self._follow(route, neighbour, event)
 
     def _follow(self, route: IPRoute, neighbour: Neighbour, found: Any) -> None:
-        link = bytes.fromhex((found.get_attr("NDA_LLADDR") or "").replace(":", ""))
-        if found["state"] & VALID and len(link) == 6:
+        link = link_of(found)
+        if link is not None:
             self._links[neighbour] = link
             self._retries.pop(neighbour, None)
             self._publish(neighbour)
@@ -366,6 +364,18 @@ def gateway_of(found: Any) -> IPAddress | None:
     via = found.get_attr("RTA_VIA")
     address = via["addr"] if via else found.get_attr("RTA_GATEWAY")
     return ip_address(address) if address else None
+
+
+def mtu_of(route: Any) -> int:
+    """The route's own; 0: it is that of the device."""
+    metrics = route.get_attr("RTA_METRICS")
+    return (metrics and metrics.get_attr("RTAX_MTU")) or 0
+
+
+def link_of(neighbour: Any) -> bytes | None:
+    """The Ethernet address that the kernel knows of a neighbour; None: none that holds."""
+    link = bytes.fromhex((neighbour.get_attr("NDA_LLADDR") or "").replace(":", ""))
+    return link if neighbour["state"] & _VALID and len(link) == 6 else None
 
 
 def neighbour_key(neighbour: Neighbour) -> dict[str, Any]:

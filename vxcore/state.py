@@ -114,20 +114,14 @@ class Memory:
             found, age_s = self._found(within_s)
             numbers, which = np.unique(found["remote"], return_inverse=True)
             addresses = [packed(self._remotes.address(int(number))) for number in numbers]
-        rows = np.zeros(len(found), ROW)
-        rows["mac"], rows["vni"], rows["remote"], rows["age_s"] = found["mac"], found["vni"], which, age_s
+        rows = _rows(found, which, age_s)
         joined = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, _ADDRESS_LEN)
         return Learned(joined, rows, int(time.time()))
 
     def take_behind(self, within_s: int | None = None) -> NDArray[Any]:
         """The same of hosts behind overlay ports, as `ROW`, `remote` being the port's place."""
         found, age_s = self._found(within_s, behind=True)
-        rows = np.zeros(len(found), ROW)
-        rows["mac"], rows["vni"], rows["remote"], rows["age_s"] = (
-            *(found["mac"], found["vni"], found["port"]),
-            age_s,
-        )
-        return rows
+        return _rows(found, found["port"], age_s)
 
     def put_behind(self, rows: NDArray[Any], places: dict[int, int]) -> None:
         """Learn it again, where each of those places is another one now; others are left out."""
@@ -141,9 +135,8 @@ class Memory:
                     continue
                 for was, place in places.items():
                     here = of_vni[of_vni["remote"] == was]
-                    seen = ((now - here["age_s"].astype(np.int64)) & 0xFFFF_FFFF).astype(np.uint32)
-                    targets = np.full(len(here), PORT | place, np.uint32)
-                    reader.fdb_learn(segment, here["mac"].astype(np.uint64), targets, seen)
+                    targets = np.full(len(here), PORT | place)
+                    _learn_again(reader, segment, here["mac"], targets, now - here["age_s"].astype(np.int64))
 
     def _found(self, within_s: int | None, behind: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
         """Rows of the FDB that were learned, and how old they are."""
@@ -190,9 +183,23 @@ class Memory:
                 address = learned.addresses[index].tobytes()
                 if not _admits(reader, int(segment["segment"]), int(numbers[index]), address):
                     kept &= rows["remote"] != index
-            seen = ((now - age[kept]) & 0xFFFF_FFFF).astype(np.uint32)
-            targets = numbers[rows["remote"][kept]].astype(np.uint32)
-            reader.fdb_learn(int(segment["segment"]), rows["mac"][kept].astype(np.uint64), targets, seen)
+            targets = numbers[rows["remote"][kept]]
+            _learn_again(reader, int(segment["segment"]), rows["mac"][kept], targets, now - age[kept])
+
+
+def _rows(found: NDArray[Any], remote: NDArray[Any], age_s: NDArray[Any]) -> NDArray[Any]:
+    """As `ROW`, rows of the FDB."""
+    rows = np.zeros(len(found), ROW)
+    rows["mac"], rows["vni"], rows["remote"], rows["age_s"] = found["mac"], found["vni"], remote, age_s
+    return rows
+
+
+def _learn_again(
+    reader: Reader, segment: int, macs: NDArray[Any], targets: NDArray[Any], seen_s: NDArray[np.int64]
+) -> None:
+    """Times are of the monotonic clock; what is older than that is counted from its end, as lanes count."""
+    seen = (seen_s & 0xFFFF_FFFF).astype(np.uint32)
+    reader.fdb_learn(segment, macs.astype(np.uint64), targets.astype(np.uint32), seen)
 
 
 @contextmanager

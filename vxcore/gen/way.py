@@ -21,9 +21,10 @@ from vxcore.nexthops import (
     ARPHRD_ETHER,
     NTF_USE,
     RTN_UNICAST,
-    VALID,
     Neighbour,
     gateway_of,
+    link_of,
+    mtu_of,
     neighbour_key,
 )
 from vxcore.ports import scope_of
@@ -58,8 +59,7 @@ def way_to(remote: IPAddress, dev: str | None = None) -> Way:
         neighbour = Neighbour(link["index"], gateway_of(found) or remote)
         source = found.get_attr("RTA_PREFSRC")
         own = bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
-        metrics = found.get_attr("RTA_METRICS")
-        mtu = (metrics and metrics.get_attr("RTAX_MTU")) or link.get_attr("IFLA_MTU")
+        mtu = mtu_of(found) or link.get_attr("IFLA_MTU")
         ethernet = (_resolved(route, neighbour, device), own)
         return Way(device, ip_address(source) if source else None, ethernet, min(mtu, 65535))
 
@@ -78,9 +78,8 @@ def _resolved(route: IPRoute, neighbour: Neighbour, device: str) -> bytes:
     deadline = time.monotonic() + _WAIT_S
     while time.monotonic() < deadline:
         try:
-            found = route.neigh("get", **neighbour_key(neighbour))[0]
-            link = bytes.fromhex((found.get_attr("NDA_LLADDR") or "").replace(":", ""))
-            if found["state"] & VALID and len(link) == 6:
+            link = link_of(route.neigh("get", **neighbour_key(neighbour))[0])
+            if link is not None:
                 return link
         except NetlinkError:
             route.neigh("replace", state=0, flags=NTF_USE, **neighbour_key(neighbour))
