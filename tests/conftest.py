@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import hosts, peers
+from support import docker, hosts, peers
 from support.no_lookups import forbid_lookups
 
 forbid_lookups()  # here, for test modules build packets while they are imported
@@ -57,3 +57,17 @@ def public_file() -> Iterator[Path]:
 def root() -> None:
     """The test needs root, for namespaces and TAP devices."""
     peers.require_root()
+
+
+@pytest.fixture(scope="module")
+def docker_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[docker.Docker]]:
+    """Two hosts with Docker and vxcore."""
+    with docker.two_hosts(tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture
+def no_docker_network_is_left(docker_hosts: list[docker.Docker]) -> Iterator[None]:
+    """All containers and networks are deleted after the test, and vxcore has nothing of them."""
+    with docker.nothing_left(docker_hosts):
+        yield

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from support.docker import BLUE, PEERS, Docker, blue, nothing_left, two_hosts
+from support.docker import BLUE, PEERS, Docker, blue
 from support.hosts import wait_until
 
-pytestmark = pytest.mark.usefixtures("root", "clean")
+pytestmark = pytest.mark.usefixtures("root", "no_docker_network_is_left")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Docker]]:
-    with two_hosts(tmp_path_factory) as made:
-        yield made
-
-
-@pytest.fixture
-def clean(two: list[Docker]) -> Iterator[None]:
-    with nothing_left(two):
-        yield
-
-
-def test_containers_of_two_hosts_reach_each_other(two: list[Docker]) -> None:
-    one, other = two
-    blue(two)
+def test_containers_of_two_hosts_reach_each_other(docker_hosts: list[Docker]) -> None:
+    one, other = docker_hosts
+    blue(docker_hosts)
     one.ping("c1", "10.9.0.12", count=3)
     n_bytes = 5_000_000
     other(f"exec -d c2 sh -c 'sleep 60 | nc -l -p 5000 | head -c {n_bytes} | md5sum > /tmp/sum'")
@@ -35,8 +21,8 @@ def test_containers_of_two_hosts_reach_each_other(two: list[Docker]) -> None:
     wait_until(lambda: sent.split()[0] in other.sh("c2", "cat /tmp/sum"), "all bytes are there, unchanged")
 
 
-def test_containers_of_one_host_reach_each_other_and_know_their_names(two: list[Docker]) -> None:
-    one, _ = two
+def test_containers_of_one_host_reach_each_other_and_know_their_names(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
     one(BLUE)
     one("run -d --name web --network blue --network-alias shop busybox httpd -f -h /www")
     one("run -d --name c1 --network blue busybox sleep infinity")
@@ -44,10 +30,10 @@ def test_containers_of_one_host_reach_each_other_and_know_their_names(two: list[
     assert one.sh("c1", "wget -qO- http://web/ && wget -qO- http://shop/") == "it is web\nit is web"
 
 
-def test_networks_do_not_hear_each_other(two: list[Docker]) -> None:
-    one, other = two
-    blue(two)
-    for docker in two:
+def test_networks_do_not_hear_each_other(docker_hosts: list[Docker]) -> None:
+    one, other = docker_hosts
+    blue(docker_hosts)
+    for docker in docker_hosts:
         n = docker.host.number
         docker(f"network create -d vxcore --subnet 10.8.0.0/16 -o vxcore.vni=43 {PEERS} red")
         docker(f"run -d --name r{n} --network red --ip 10.8.0.{10 + n} --cap-add NET_ADMIN busybox sleep 600")
@@ -58,9 +44,9 @@ def test_networks_do_not_hear_each_other(two: list[Docker]) -> None:
     other.ping("c2", "10.9.0.11")
 
 
-def test_the_way_out_and_published_ports(two: list[Docker]) -> None:
-    one, other = two
-    blue(two, "-p 8809:80")
+def test_the_way_out_and_published_ports(docker_hosts: list[Docker]) -> None:
+    one, other = docker_hosts
+    blue(docker_hosts, "-p 8809:80")
     one.ping("c1", other.host.v4)  # another host, by NAT
     one("exec -d c1 httpd -f -h /www")
     one.sh("c1", "echo published > /www/index.html")
@@ -68,24 +54,24 @@ def test_the_way_out_and_published_ports(two: list[Docker]) -> None:
         assert client.fetches(f"http://{server}:8809/") == "published\n"
 
 
-def test_an_internal_network_has_no_way_out(two: list[Docker]) -> None:
-    for docker in two:
+def test_an_internal_network_has_no_way_out(docker_hosts: list[Docker]) -> None:
+    for docker in docker_hosts:
         n = docker.host.number
         docker(BLUE.replace("blue", "--internal blue"))
         docker(f"run -d --name c{n} --network blue --ip 10.9.0.{10 + n} busybox sleep infinity")
-    one, other = two
+    one, other = docker_hosts
     one.ping("c1", "10.9.0.12")
     assert "default" not in one.sh("c1", "ip route")
     assert not one.pings("c1", other.host.v4)
 
 
-def test_addresses_of_both_families_and_what_the_user_chooses(two: list[Docker]) -> None:
-    for docker in two:
+def test_addresses_of_both_families_and_what_the_user_chooses(docker_hosts: list[Docker]) -> None:
+    for docker in docker_hosts:
         n = docker.host.number
         docker(BLUE.replace("blue", "--ipv6 --subnet fd09::/64 -o vxcore.mtu=1400 blue"))
         chosen = f"--ip 10.9.0.{10 + n} --ip6 fd09::{10 + n} --mac-address 02:00:00:00:00:{n:02x}"
         docker(f"run -d --name c{n} --network blue {chosen} busybox sleep infinity")
-    one, _ = two
+    one, _ = docker_hosts
     one.ping("c1", "fd09::12")
     one.ping("c1", "10.9.0.12")
     device = one.sh("c1", "ip link show eth0")
@@ -99,8 +85,8 @@ def test_addresses_of_both_families_and_what_the_user_chooses(two: list[Docker])
     )
 
 
-def test_what_docker_shows_of_a_network(two: list[Docker]) -> None:
-    one, _ = two
+def test_what_docker_shows_of_a_network(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
     one(BLUE)
     shown = one.inspect("network", "blue")
     assert (shown["Driver"], shown["Scope"], shown["Internal"]) == ("vxcore", "local", False)
@@ -122,8 +108,10 @@ def test_what_docker_shows_of_a_network(two: list[Docker]) -> None:
         ("--subnet 10.9.1.0/24", "Pool overlaps with other one"),
     ],
 )
-def test_what_cannot_be_is_refused_and_leaves_nothing(two: list[Docker], options: str, said: str) -> None:
-    one, _ = two
+def test_what_cannot_be_is_refused_and_leaves_nothing(
+    docker_hosts: list[Docker], options: str, said: str
+) -> None:
+    one, _ = docker_hosts
     one(BLUE)
     one.host.ip("link", "add", "vxd44", "type", "bridge")
     before = (one.devices(), one.networks(), one("network ls -q"))
@@ -135,8 +123,8 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(two: list[Docker], options
         one.host.ip("link", "delete", "vxd44")
 
 
-def test_a_vni_is_chosen_when_none_is_given(two: list[Docker]) -> None:
-    one, _ = two
+def test_a_vni_is_chosen_when_none_is_given(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
     for name, subnet in (("red", "10.7.0.0/16"), ("green", "10.6.0.0/16")):
         one(f"network create -d vxcore --subnet {subnet} {name}")
     assert [network["vni"] for network in one.networks()] == [4096, 4097]

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
-from support.docker import BLUE, Docker, blue, nothing_left, two_hosts
+from support.docker import BLUE, Docker, blue
 from support.hosts import wait_until
 
-pytestmark = pytest.mark.usefixtures("root", "clean")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Docker]]:
-    with two_hosts(tmp_path_factory) as made:
-        yield made
-
-
-@pytest.fixture
-def clean(two: list[Docker]) -> Iterator[None]:
-    with nothing_left(two):
-        yield
+pytestmark = pytest.mark.usefixtures("root", "no_docker_network_is_left")
 
 
 class Stream:
@@ -56,10 +43,10 @@ def restart(docker: Docker, signal_: signal.Signals) -> None:
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
 def test_containers_keep_network_and_connections_when_vxcore_restarts(
-    two: list[Docker], signal_: signal.Signals
+    docker_hosts: list[Docker], signal_: signal.Signals
 ) -> None:
-    one, other = two
-    blue(two)
+    one, other = docker_hosts
+    blue(docker_hosts)
     stream = Stream(one, other)
     restart(one, signal_)
     stream.goes_on()
@@ -69,9 +56,9 @@ def test_containers_keep_network_and_connections_when_vxcore_restarts(
     other.ping("c2", "10.9.0.13")
 
 
-def test_containers_keep_network_and_connections_when_docker_restarts(two: list[Docker]) -> None:
-    one, other = two
-    blue(two)
+def test_containers_keep_network_and_connections_when_docker_restarts(docker_hosts: list[Docker]) -> None:
+    one, other = docker_hosts
+    blue(docker_hosts)
     stream = Stream(one, other)
     one.stop_daemon()
     one.start_daemon()
@@ -79,9 +66,9 @@ def test_containers_keep_network_and_connections_when_docker_restarts(two: list[
     one.ping("c1", "10.9.0.12")
 
 
-def test_docker_starts_without_vxcore(two: list[Docker]) -> None:
-    one, _ = two
-    blue(two)
+def test_docker_starts_without_vxcore(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
+    blue(docker_hosts)
     assert one.vxcore is not None
     one("rm -f c1")
     one.stop_daemon()
@@ -93,9 +80,9 @@ def test_docker_starts_without_vxcore(two: list[Docker]) -> None:
     one.ping("c1", "10.9.0.12")
 
 
-def test_a_killed_container_leaves_nothing(two: list[Docker]) -> None:
-    one, _ = two
-    blue(two)
+def test_a_killed_container_leaves_nothing(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
+    blue(docker_hosts)
     pid = one.inspect("container", "c1")["State"]["Pid"]
     one.command("kill", "-9", str(pid))
     wait_until(lambda: not one.networks()[0]["endpoints"], "its endpoint is gone")
@@ -104,17 +91,17 @@ def test_a_killed_container_leaves_nothing(two: list[Docker]) -> None:
     one.ping("c1", "10.9.0.12")
 
 
-def test_containers_come_to_a_network_and_leave_it(two: list[Docker]) -> None:
-    one, _ = two
-    blue(two)
+def test_containers_come_to_a_network_and_leave_it(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
+    blue(docker_hosts)
     one("network disconnect blue c1")
     assert one.devices() == {"vxd42"}
     one("network connect --ip 10.9.0.21 blue c1")
     one.ping("c1", "10.9.0.12")
 
 
-def test_what_was_left_behind_is_deleted_at_the_start(two: list[Docker]) -> None:
-    one, _ = two
+def test_what_was_left_behind_is_deleted_at_the_start(docker_hosts: list[Docker]) -> None:
+    one, _ = docker_hosts
     one(BLUE)
     state = one.folder / "networks.json"
     kept = state.read_text()
