@@ -15,7 +15,7 @@ from benchmarks import report as plotted
 from benchmarks.compare import Comparison
 from benchmarks.datapath import report
 from benchmarks.datapath.report import paragraph, row
-from benchmarks.results import Measurement, Result, Suite, ratio
+from benchmarks.results import Measurement, Result, Suite, is_noisy_ratio, ratio
 
 RESULT = ROOT / "docs" / "performance.json"
 PAGE = ROOT / "docs" / "performance.md"
@@ -68,7 +68,7 @@ class Figures:
         one, beside = self.found.get(name), self.found.get(other)
         if one is None or beside is None:
             return ""
-        return NOISY if one.noisy or beside.noisy else shown.format(ratio(one, beside))
+        return NOISY if is_noisy_ratio(one, beside) else shown.format(ratio(one, beside))
 
     def pair(self, name: str, other: str) -> str:
         """A median with that of the other behind it."""
@@ -150,7 +150,8 @@ def _others(figures: Figures, who: str, text: str) -> str:
     cells = []
     for way in ("encap", "decap"):
         times = figures.ratio(f"python/{way}/{who}", f"python/{way}/vxcore", "**{:,.0f}x**")
-        cells.append(f"{times} {figures.of(f'python/{way}/{who}')}".strip())
+        alone = figures.of(f"python/{way}/{who}")
+        cells.append(times if alone == NOISY else f"{times} {alone}".strip())
     return row(text, *cells)
 
 
@@ -276,11 +277,10 @@ def _capture(run: Suite) -> list[str]:
 
 
 def _speed(one: Measurement, unit: Measurement) -> list[str]:
-    if one.noisy or unit.noisy:
-        return [NOISY, "", "", ""]
-    cpu, ratio = one.median, unit.median / one.median
-    shown = f"**{ratio:.2f}x**" if ratio > 0.01 else f"**1/{1 / ratio:,.0f}x**"
-    return [shown, f"{1000 / cpu:,.0f}", f"{cpu:,.3g}", f"{one.details['mb_per_s']:,.4g}"]
+    times, cpu = ratio(unit, one), one.median
+    shown = f"**{times:.2f}x**" if times > 0.01 else f"**1/{1 / times:,.0f}x**"
+    alone = [f"{1000 / cpu:,.0f}", f"{cpu:,.3g}", f"{one.details['mb_per_s']:,.4g}"]
+    return [NOISY if is_noisy_ratio(unit, one) else shown, *([""] * 3 if one.noisy else alone)]
 
 
 STARTS = {

@@ -7,12 +7,12 @@ schema.json has it as JSON Schema (`make docs`).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from benchmarks import intervals
 
@@ -146,8 +146,18 @@ class Result(Struct, frozen=True, kw_only=True):
 
 def ratio(one: Measurement, other: Measurement) -> float:
     """Median of the quotients turn by turn: what changed the machine's speed hit both."""
+    return statistics.median(each.value for each in _quotients(one, other))
+
+
+def is_noisy_ratio(one: Measurement, other: Measurement) -> bool:
+    """Whether it cannot be told: one that spreads widely with the other, quotient by quotient, can."""
+    disturbed = any(reason != SPREAD for each in (one, other) for reason in each.noisy)
+    return disturbed or is_wide(_quotients(one, other))
+
+
+def _quotients(one: Measurement, other: Measurement) -> tuple[Sample, ...]:
     pairs = zip(one.samples, other.samples, strict=False)
-    return statistics.median(a.value / b.value for a, b in pairs)
+    return tuple(structs.replace(a, value=a.value / b.value) for a, b in pairs)
 
 
 COUNTED = "instructions"
@@ -155,6 +165,7 @@ UNDISTURBED = (COUNTED, "MB")
 """Units of what other processes leave as it is."""
 WIDE = 0.25
 """How much of the median half its confidence interval may be; with more, no figure is told."""
+SPREAD = "wide spread"
 
 
 def measurement(
@@ -181,10 +192,13 @@ def measurement(
 def _doubts(samples: tuple[Sample, ...]) -> tuple[str, ...]:
     named = [reason for sample in samples for reason in {word.partition(":")[0] for word in sample.noise}]
     doubts = [reason for reason in dict.fromkeys(named) if named.count(reason) * 2 >= len(samples)]
+    return (*doubts, SPREAD) if is_wide(samples) else tuple(doubts)
+
+
+def is_wide(samples: Sequence[Sample]) -> bool:
+    """Whether they are too different to tell their median."""
     low, high = intervals.of_median(grouped(samples))
-    if high - low > 2 * WIDE * statistics.median(sample.value for sample in samples):
-        doubts.append("wide spread")
-    return tuple(doubts)
+    return high - low > 2 * WIDE * statistics.median(sample.value for sample in samples)
 
 
 def grouped(samples: Iterable[Sample]) -> list[list[float]]:
