@@ -331,7 +331,9 @@ def _scale(run: Suite) -> list[str]:
     figures = Figures(run)
     lines = ["## Scale", "", *_about(run), *paragraph(SCALE)]
     for prefix, text in GROWN.items():
-        cases = dict.fromkeys(each.case for each in run.measurements if each.case.startswith(f"{prefix}/"))
+        cases = sorted(
+            {each.case for each in run.measurements if each.case.startswith(f"{prefix}/")}, key=_size
+        )
         if not cases:
             continue
         names = dict.fromkeys(each.who for each in run.measurements if each.case in cases)
@@ -349,6 +351,10 @@ COUNTS = (
     "Instructions of one core for a packet, in batches of 256, the call from Python included, counted by "
     "callgrind: they repeat, whatever else the machine does, and are what CI compares."
 )
+
+
+def _size(case: str) -> int:
+    return int(case.partition("/")[2].replace(",", ""))
 
 
 def _instructions(run: Suite) -> list[str]:
