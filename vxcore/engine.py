@@ -61,6 +61,7 @@ from vxcore.rehearsal import Rehearsal
 from vxcore.remotes import Remotes
 from vxcore.segments import Ask, Policy, Rate, Segments
 from vxcore.state import Keeper, Memory
+from vxcore.told import Told
 from vxcore.verdict import Verdict
 from vxcore.watches import PacketWatch, Sight
 from vxcore.wire import ETH_LEN
@@ -310,6 +311,8 @@ class Engine:
         self.segments = Segments(self.journal, self.remotes)
         self.fdb = Fdb(self.journal, self.remotes, self.segments)
         self.neighbours = Neighbours(self.journal)
+        tables = self.remotes, self.segments, self.fdb, self.neighbours
+        self.told = Told(self.journal, tables, lambda vni: self._segments[vni].flood, self._refuse_remote)
         known = self.journal, self.remotes, self.segments
         self.events = Events(n_lanes, *known, self._device, self._reaches)
         undo.callback(self.events.close)
@@ -691,6 +694,7 @@ class Engine:
             self._overlays.settle(gone)
             self._endpoints.keep(self._endpoints_of(self._segments.values()))
             self._tell_lanes_what_is_ours()
+            self.told.segments_changed(removed, [segment.vni for segment in (*changed, *added)])
 
     def _after(
         self, removed: Sequence[int], changed: Sequence[Segment], added: Sequence[Segment]
@@ -728,7 +732,7 @@ class Engine:
 
         def __getattr__(self, name: str) -> Any:
             """What there is only while it runs."""
-            if name in ("tables", "journal", "remotes", "segments", "fdb", "neighbours", "events"):
+            if name in ("tables", "journal", "remotes", "segments", "fdb", "neighbours", "told", "events"):
                 raise RuntimeError(_NOT_RUNNING)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -764,7 +768,8 @@ class Engine:
             old, new = _port_text(before), _port_text(segment)
             raise ConfigError(f"VNI {vni}: the port {old} cannot become {new} while it runs")
         dstport = self.settings.dstport_of(segment)
-        self.segments.change(vni, remotes=segment.flood, policy=_policy(segment), dstport=dstport)
+        flood, policy = self._flood(segment), _policy(segment)
+        self.segments.change(vni, remotes=flood, policy=policy, dstport=dstport)
         self._set_entries(segment, before.fdb, segment.fdb)
         self._set_neighbours(segment, before.neighbours, segment.neighbours)
         self._segments[vni] = segment
@@ -801,7 +806,7 @@ class Engine:
     def _fits(self, sight: Sight) -> Sight:
         """What the narrowest way says to a frame that is to be sent."""
         segment = self._segments[sight.vni]
-        peers = segment.flood if sight.remote is None else [sight.remote]
+        peers = self._flood(segment) if sight.remote is None else [sight.remote]
         for remote in peers if sight.verdict == Verdict.DELIVERED else ():
             room = route_to(remote, self.settings.underlay.dev)[1] - OVERHEAD[remote.version] + ETH_LEN
             if sight.length > room:
@@ -828,8 +833,12 @@ class Engine:
             accesses = [access for vni in self._segments for access in self._accesses[vni]]
             return {access.place: access.device.opened.name for access in accesses}
 
+    def _flood(self, segment: Segment) -> list[IPAddress]:
+        """With those of whom control planes say that they take part."""
+        return self.told.flood(segment.vni, segment.flood)
+
     def _describe(self, segment: Segment) -> dict[str, Any]:
-        remotes = [str(remote) for remote in segment.flood]
+        remotes = [str(remote) for remote in self._flood(segment)]
         return {**_names(segment), "mtu": self._mtu_of(segment.vni), "remotes": remotes}
 
     def _mtu_of(self, vni: int) -> int:

@@ -72,13 +72,17 @@ class Fdb:
         """
         return self._set(vni, mac, remote, kind, sequence, only_new=False)
 
-    def delete(self, vni: ArrayLike, mac: ArrayLike, *, missing_ok: bool = False) -> int:
-        """Delete entries of any kind; return how many there were."""
+    def delete(
+        self, vni: ArrayLike, mac: ArrayLike, *, missing_ok: bool = False, spare_static: bool = False
+    ) -> int:
+        """Delete entries of any kind, or with `spare_static` but static ones; return how many there were."""
         with self._journal.change():
             macs = as_macs(mac)
             vnis = as_rows(vni, len(macs), np.uint32, "vni")
             replaced = np.empty(len(macs), np.uint64)
-            n = self._tables.fdb_delete(vnis, macs, missing_ok=missing_ok, replaced=replaced)
+            n = self._tables.fdb_delete(
+                vnis, macs, missing_ok=missing_ok, spare_static=spare_static, replaced=replaced
+            )
             self._count(vnis, set_targets(replaced), -1)
             return n
 

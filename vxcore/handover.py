@@ -106,6 +106,8 @@ class Offer(Struct, frozen=True, tag=True):
     parts: dict[str, Described]
     places: dict[str, int]
     kept: Kept
+    told: dict[str, list[Any]] = {}  # msgspec copies it
+    """What control planes have said, by their names."""
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -231,6 +233,7 @@ def hand_over(channel: Channel, vtep: Vtep, about: About, others: Mapping[str, P
 
 
 def _offer(channel: Channel, vtep: Vtep, about: About, parts: Mapping[str, Part]) -> None:
+    from vxcore.told import as_words
     from vxcore.toml_writer import dumps
 
     offer = Offer(
@@ -240,6 +243,7 @@ def _offer(channel: Channel, vtep: Vtep, about: About, parts: Mapping[str, Part]
         parts={name: Described(len(part.fds), part.facts) for name, part in parts.items()},
         places=vtep.places(),
         kept=_kept(vtep.memory),
+        told={source: as_words(vtep.told.routes(source)) for source in vtep.told.sources},
     )
     channel.send(offer, [fd for part in parts.values() for fd in part.fds], PREPARE_S)
 
@@ -292,6 +296,10 @@ def begin(channel: Channel, vtep: Vtep, offer: Offer) -> int:
 
     HandoverError says why not; then the old one forwards, and this VTEP must not.
     """
+    from vxcore.told import from_words
+
+    for source, words in offer.told.items():
+        vtep.tell_all(source, from_words(words))
     _remember(vtep, offer, offer.kept)
     vtep.wait_for_next_hops(HOPS_S)
     channel.send(Ready())

@@ -11,17 +11,16 @@ import fcntl
 import logging
 import os
 import re
-import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from vxcore._fast.packet_overlay import PacketOverlayPort
 from vxcore.config import Offload
 from vxcore.errors import ConfigError
+from vxcore.kernel_watch import LINKS, KernelWatch
 from vxcore.packet import SOL_PACKET, RingSize, packet_socket, received, ring_drops, set_ring, share
 from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import attach_filter, offload_state, set_buffer
@@ -39,7 +38,6 @@ _SO_SNDBUFFORCE = 32
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
 _IFF_UP = 1
 _ARPHRD_ETHER = 1
-_RTMGRP_LINK = 1  # linux/rtnetlink.h
 
 _TAG_LEN = 4
 _LARGEST_SLOT = 9018  # a jumbo frame; larger ones come another way
@@ -130,7 +128,7 @@ class PacketOverlay:
                 socks = sockets(handed.fds)
                 self.receivers, self.senders = socks[:n_lanes], socks[n_lanes:]
                 self.ring = RingSize(*handed.facts["ring"])
-            self._watch = LinkWatch(self._follow)
+            self._watch = KernelWatch(LINKS, self._follow)
             undo.pop_all()
         self._say_what_is_odd(most)
 
@@ -251,34 +249,6 @@ class PacketOverlay:
             log.error("%s is back, but not for us: %s; start vxcore anew", self.name, error.strerror)
             return
         log.warning("%s is back", self.name)
-
-
-class LinkWatch:
-    """Calls `changed` from a thread of its own when some link of this host may have changed."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._changed = changed
-        self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        self._events.setblocking(False)
-        self._events.bind((0, _RTMGRP_LINK))
-        self._thread = threading.Thread(target=self._run, name="vxcore-links")
-        self._thread.start()
-
-    def _run(self) -> None:
-        watched = [self._events.fileno(), self._stop]
-        self._changed()  # since it was looked at last
-        while self._stop not in select.select(watched, [], [])[0]:
-            with suppress(OSError):  # some were lost, or all are read
-                while self._events.recv(1 << 16):
-                    pass
-            self._changed()
-
-    def close(self) -> None:
-        os.eventfd_write(self._stop, 1)
-        self._thread.join()
-        self._events.close()
-        os.close(self._stop)
 
 
 def _kernel() -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What a VTEP is now, as the settings that would make it so.
 
 Place in the house: above engine, below vtep. Segments are changed as settings, and so are there; FDB entries,
-neighbours and remotes are in the tables alone, and are read from these.
+neighbours and remotes are in the tables alone, and are read from these. What control planes say stays theirs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vxcore.addresses import MacAddress, VniRange, format_mac
 from vxcore.config import FdbEntry, Neighbour, Remote, Settings
 from vxcore.engine import Engine
-from vxcore.fdb import KIND_NAMES
+from vxcore.fdb import KIND_NAMES, KINDS
 from vxcore.remotes import IPAddress, Remotes, unpacked
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ def running(engine: Engine) -> Settings:
     """The settings of an engine that runs; to be called inside a change, so that the tables agree."""
     settings = engine.settings
     entries = _by_vni(_set_rows(engine), lambda rows: _entries(rows, engine.remotes))
-    neighbours = _by_vni(engine.neighbours.snapshot(), _neighbours)
+    neighbours = _by_vni(_neighbour_rows(engine), _neighbours)
     segments = tuple(
         structs.replace(each, fdb=entries.get(each.vni, ()), neighbours=neighbours.get(each.vni, ()))
         for each in settings.segments
@@ -46,7 +46,26 @@ def _set_rows(engine: Engine) -> NDArray[Any]:
     rows = engine.fdb.snapshot()
     kinds = [number for number, name in KIND_NAMES.items() if name in _SET]
     rows = rows[np.isin(rows["kind"], kinds) & (rows["remote"] >= 0)]
+    rows = rows[~_are(rows, lambda row: _is_told(row, engine))]
     return rows[np.argsort(rows["mac"], kind="stable")]
+
+
+def _neighbour_rows(engine: Engine) -> NDArray[Any]:
+    """The neighbours that somebody set."""
+    rows = engine.neighbours.snapshot()
+    told = engine.told.holds_neighbour
+    return rows[~_are(rows, lambda row: told(int(row["vni"]), unpacked(bytes(row["address"]))))]
+
+
+def _is_told(row: Any, engine: Engine) -> bool:
+    if row["kind"] == KINDS["static"]:
+        return False
+    remote = engine.remotes.address(int(row["remote"]))
+    return engine.told.holds(int(row["vni"]), mac_text(int(row["mac"])), remote)
+
+
+def _are(rows: NDArray[Any], what: Callable[[Any], bool]) -> NDArray[np.bool]:
+    return np.fromiter(map(what, rows), bool, len(rows))
 
 
 def _by_vni(rows: NDArray[Any], make: Callable[[NDArray[Any]], T]) -> dict[int, T]:

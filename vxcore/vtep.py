@@ -23,6 +23,7 @@ from vxcore.neighbours import Addresses
 from vxcore.parts import Parts
 from vxcore.remotes import IPAddress
 from vxcore.running import listed, running
+from vxcore.told import Route, Row
 from vxcore.watches import PacketWatch, Sight
 
 AnyAddress = IPAddress | str
@@ -45,6 +46,7 @@ class Vtep(Engine):
     def __init__(self, settings: Settings | Mapping[str, Any], handed: Parts | None = None) -> None:
         made = settings if isinstance(settings, Settings) else config.from_mapping(settings)
         super().__init__(made, handed)
+        self._segment_callbacks: list[Callable[[], object]] = []
 
     # Segments
 
@@ -109,7 +111,13 @@ class Vtep(Engine):
         settings = structs.replace(self.settings, segments=(*kept, *added))
         config.check(settings)
         self.switch(removed, changed, added)
+        self._now(settings)
+
+    def _now(self, settings: Settings) -> None:
+        """Note what it was made to be, and tell those who follow it."""
         self.settings = settings
+        for callback in self._segment_callbacks:
+            callback()
 
     def apply(self, settings: Settings) -> None:
         """Become what `settings` say, by the difference to what is now; other segments do not notice.
@@ -138,7 +146,7 @@ class Vtep(Engine):
                 each for vni, each in new.items() if vni in old and vni not in removed and each != old[vni]
             ]
             self.switch(removed, changed, added, settings.remotes)
-            self.settings = settings
+            self._now(settings)
 
     def _opened(self, settings: Settings) -> Settings:
         """Settings with the local addresses that the route chose, where they name none."""
@@ -237,6 +245,33 @@ class Vtep(Engine):
     def remove_neighbour(self, vni: ArrayLike, address: Addresses, *, missing_ok: bool = False) -> None:
         """Let requests for these addresses go to all again."""
         self.neighbours.remove(vni, address, missing_ok=missing_ok)
+
+    # What control planes say
+
+    def tell(self, source: str, *, add: Iterable[Route] = (), remove: Iterable[Route] = ()) -> None:
+        """What a control plane of that name says beside what is set: routes that are new or changed, or gone.
+
+        They are not among the settings, and may be of segments that are not here yet. Of those that name one
+        MAC address the FDB has the one with the highest rank (RFC 7432 section 15); what cannot be used is
+        named in the log.
+        """
+        with self._lock:
+            self.told.update(source, add, remove)
+
+    def tell_all(self, source: str, routes: Iterable[Route]) -> None:
+        """As ``tell``, of all that a control plane says: what is not among it is gone."""
+        with self._lock:
+            self.told.replace(source, routes)
+
+    def told_rows(self) -> list[Row]:
+        """All that control planes have told, and what is used of it."""
+        with self._lock:
+            return list(self.told.rows())
+
+    def on_segments(self, callback: Callable[[], object]) -> None:
+        """Call it, quick as it must be, when segments have been added, changed or removed."""
+        with self._lock:
+            self._segment_callbacks.append(callback)
 
     def flush(
         self,

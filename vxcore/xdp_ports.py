@@ -22,7 +22,8 @@ from vxcore._fast.xdp_overlay import XdpOverlayPort
 from vxcore._fast.xdp_underlay import XdpUnderlayPort
 from vxcore.config import Offload, Underlay
 from vxcore.errors import ConfigError
-from vxcore.packet_overlay import LinkWatch, look_at
+from vxcore.kernel_watch import LINKS, KernelWatch
+from vxcore.packet_overlay import look_at
 from vxcore.parts import Part, descriptors, sockets
 from vxcore.ports import IPAddress, device_of, port_keeper
 from vxcore.xdp import ALL_PACKETS, LARGEST_MTU, XdpDevice, our_packets
@@ -66,7 +67,7 @@ class XdpUnderlay:
                     self._keepers.append(port_keeper(settings, local, port, joins=False))
             self._device = XdpDevice(self.dev, n_lanes, our_packets(locals_, dstports), offload, own)
             undo.callback(self._device.close)
-            self._watch = LinkWatch(self._follow)
+            self._watch = KernelWatch(LINKS, self._follow)
             undo.pop_all()
 
     def part(self) -> Part:
@@ -157,7 +158,7 @@ class XdpOverlay:
                 self._say_what_is_odd(most)
             else:
                 (self._listener,) = sockets(handed.fds[:1])
-            self._watch = LinkWatch(self._follow)
+            self._watch = KernelWatch(LINKS, self._follow)
             undo.pop_all()
 
     def _say_what_is_odd(self, most: int) -> None:

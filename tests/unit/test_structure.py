@@ -17,7 +17,7 @@ from support import tree
 # From the ground up. A module may import what stands on a line above its own; on one line,
 # only what BESIDE allows.
 FLOORS = [
-    "verdict errors _version toml_lines columns files parts",
+    "verdict errors _version toml_lines columns files parts kernel_watch",
     "addresses bpf pcapng",
     "sizes",
     "wire problem",
@@ -28,7 +28,7 @@ FLOORS = [
     "remotes",
     "segments",
     "fdb neighbours",
-    "events state mender watches",
+    "events state mender watches told",
     "trace rehearsal",
     "ports capture scapy",
     "packet nexthops gsotap xdp loops doctor",
@@ -41,6 +41,7 @@ FLOORS = [
     "vtep metrics notify activation troubles confine succession",
     "handover",
     "control",
+    "planes",
     "docker cni",
     "daemon",
     "lab",
@@ -69,7 +70,7 @@ FAST_KNOWS = {"_fast", "errors", "verdict", "wire", "addresses"}
 
 KNOW_FAST = {"__init__", "ports", "gsotap", "nexthops", "packet_overlay", "capture", "scapy", "engine"}
 KNOW_FAST |= {"pcapng_overlay", "xdp", "xdp_ports", "journal", "segments", "fdb", "neighbours", "events"}
-KNOW_FAST |= {"state", "watches", "rehearsal", "overlays", "gen"}
+KNOW_FAST |= {"state", "watches", "rehearsal", "overlays", "gen", "told"}
 WITHOUT_PLACE = {"vxcore", "vxcore._fast", "vxcore._version"}
 
 PYTHON = tree.python_modules()

@@ -169,6 +169,7 @@ class Tables:
         mac: ArrayLike,
         *,
         missing_ok: bool = False,
+        spare_static: bool = False,
         replaced: NDArray[np.uint64] | None = None,
     ) -> int: ...
     def flush(self, *, vni: ArrayLike = (), remote: ArrayLike = (), port: ArrayLike = ()) -> None: ...
