@@ -79,10 +79,11 @@ class Fdb:
         with self._journal.change():
             macs = as_macs(mac)
             vnis = as_rows(vni, len(macs), np.uint32, "vni")
+            if spare_static:
+                others = ~self._tables.fdb_are_static(vnis, macs)
+                vnis, macs = vnis[others], macs[others]
             replaced = np.empty(len(macs), np.uint64)
-            n = self._tables.fdb_delete(
-                vnis, macs, missing_ok=missing_ok, spare_static=spare_static, replaced=replaced
-            )
+            n = self._tables.fdb_delete(vnis, macs, missing_ok=missing_ok, replaced=replaced)
             self._count(vnis, set_targets(replaced), -1)
             return n
 

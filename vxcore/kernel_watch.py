@@ -40,7 +40,7 @@ class KernelWatch:
     def _run(self) -> None:
         self._changed()  # since it was looked at last
         while True:
-            select.select([self._events, self._wake], [], [])
+            select.select([self._events.fileno(), self._wake], [], [])
             if self._ends.wait(self._settle_s):
                 return
             with suppress(OSError):  # some were lost, or all are read

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vxcore.addresses import MacAddress, VniRange, format_mac
 from vxcore.config import FdbEntry, Neighbour, Remote, Settings
 from vxcore.engine import Engine
-from vxcore.fdb import KIND_NAMES, KINDS
+from vxcore.fdb import KIND_NAMES
 from vxcore.remotes import IPAddress, Remotes, unpacked
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def _neighbour_rows(engine: Engine) -> NDArray[Any]:
 
 
 def _is_told(row: Any, engine: Engine) -> bool:
-    if row["kind"] == KINDS["static"]:
+    if KIND_NAMES[int(row["kind"])] == "static":
         return False
     remote = engine.remotes.address(int(row["remote"]))
     return engine.told.holds(int(row["vni"]), mac_text(int(row["mac"])), remote)

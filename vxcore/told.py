@@ -307,7 +307,8 @@ class Told:
 
     def _set_answers(self, answers: dict[Host, Answer | None]) -> dict[Host, Answer | None]:
         """Those that are not as they were; what somebody else has set stays."""
-        changed, ours = {}, {}
+        changed: dict[Host, Answer | None] = {}
+        ours: dict[Host, Answer | None] = {}
         for host, new in answers.items():
             old = self._in_neighbours.get(host)
             found = self._neighbour(host)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ class View:
     def __init__(self, host: Host, *segments: dict[str, Any]) -> None:
         settings = {"underlay": {"local": host.v4}, "segment": list(segments)}
         program = str(Path(local_view.__file__))
-        self.process = host.start(sys.executable, program, json.dumps(settings))
+        self.process = host.start(sys.executable, program, json.dumps(settings), stdin=subprocess.PIPE)
 
     def becomes(self, vnis: set[int], endpoints: dict[str, set[str]]) -> None:
         """Read until this is what there is to tell: the VNIs, and addresses by MAC address."""
@@ -50,43 +51,36 @@ class View:
 @pytest.fixture
 def host() -> Iterator[Host]:
     with Lan(1) as lan:
-        yield lan.hosts[0]
-
-
-def quiet(host: Host, *devices: str) -> None:
-    """Without addresses of IPv6 that come by themselves."""
-    for device in devices:
-        host.run("sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1")
+        made = lan.hosts[0]
+        made.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")  # no addresses come by themselves
+        yield made
 
 
 def test_a_tap_and_macvlan_devices_on_it(host: Host) -> None:
     view = View(host, {"vni": 42, "tap": "vx42"}, {"vni": 43, "tap": "vx43"})
-    quiet_view = {42, 43}
-    view.becomes(quiet_view, {})
-    quiet(host, "vx42", "vx43")
+    vnis = {42, 43}
+    view.becomes(vnis, {})
     host.ip("link", "set", "vx42", "address", MAC, "up")
     host.ip("address", "add", "10.42.0.1/24", "dev", "vx42")
-    view.becomes(quiet_view, {MAC: {"10.42.0.1"}})
+    view.becomes(vnis, {MAC: {"10.42.0.1"}})
     host.ip(
         "link", "add", "link", "vx42", "name", "on42", "address", ON_TOP, "type", "macvlan", "mode", "bridge"
     )
-    quiet(host, "on42")
     host.ip("link", "set", "on42", "up")
     host.ip("address", "add", "10.42.0.3/24", "dev", "on42")
-    view.becomes(quiet_view, {MAC: {"10.42.0.1"}, ON_TOP: {"10.42.0.3"}})
+    view.becomes(vnis, {MAC: {"10.42.0.1"}, ON_TOP: {"10.42.0.3"}})
     host.ip("address", "add", "10.42.0.9/24", "dev", "vx42")
-    view.becomes(quiet_view, {MAC: {"10.42.0.1", "10.42.0.9"}, ON_TOP: {"10.42.0.3"}})
+    view.becomes(vnis, {MAC: {"10.42.0.1", "10.42.0.9"}, ON_TOP: {"10.42.0.3"}})
     host.ip("link", "delete", "on42")
     host.ip("link", "set", "vx42", "down")
-    view.becomes(quiet_view, {})
+    view.becomes(vnis, {})
 
 
 def test_who_is_behind_a_bridge(host: Host) -> None:
     view = View(host, {"vni": 42, "tap": "vx42"})
+    view.becomes({42}, {})
     host.ip("link", "add", "br42", "address", MAC, "type", "bridge")
-    quiet(host, "vx42", "br42")
     host.ip("link", "add", "in42", "type", "veth", "peer", "name", "out42")
-    quiet(host, "in42", "out42")
     for device in ("vx42", "in42"):
         host.ip("link", "set", device, "master", "br42")
     for device in ("vx42", "in42", "out42", "br42"):
@@ -105,7 +99,6 @@ def test_who_is_behind_a_bridge(host: Host) -> None:
 def test_who_was_learned_behind_one_of_several_ports(host: Host) -> None:
     for number in (1, 2):
         host.ip("link", "add", f"in{number}", "type", "veth", "peer", "name", f"out{number}")
-        quiet(host, f"in{number}", f"out{number}")
         host.ip("link", "set", f"in{number}", "up")
     host.ip("link", "set", "out1", "address", MAC, "up")
     host.ip("link", "set", "out2", "address", BEHIND, "up")

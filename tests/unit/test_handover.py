@@ -124,7 +124,8 @@ class Old:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.stands = False
-        self.memory = self
+        self.memory = self.told = self
+        self.sources: set[str] = set()
 
     def running(self) -> Any:
         from vxcore import config

@@ -111,7 +111,7 @@ class Local:
 class Device(NamedTuple):
     """A network device."""
 
-    index: int
+    number: int
     mac: str
     up: bool
     master: int | None
@@ -145,16 +145,16 @@ def read_host() -> Host:
                 host.learned[each.get_attr("NDA_MASTER")].append(entry)
         for each in route.get_neighbours():
             if each["state"] & _VALID and each.get_attr("NDA_LLADDR"):
-                with_address = _unicast(each.get_attr("NDA_DST")), each.get_attr("NDA_LLADDR")
-                if with_address[0] is not None:
-                    host.neighbours[each["ifindex"]].append(with_address)
+                address = _unicast(each.get_attr("NDA_DST"))
+                if address is not None:
+                    host.neighbours[each["ifindex"]].append((address, each.get_attr("NDA_LLADDR")))
     return host
 
 
 def _device(link: Any) -> Device:
     info = link.get_attr("IFLA_LINKINFO")
     return Device(
-        index=link["index"],
+        number=link["index"],
         mac=link.get_attr("IFLA_ADDRESS") or "",
         up=bool(link["flags"] & _IFF_UP),
         master=link.get_attr("IFLA_MASTER"),
@@ -182,22 +182,22 @@ def _behind(segment: Segment, host: Host) -> dict[MacAddress, set[IPAddress]]:
 
 def _on(device: Device, host: Host) -> dict[MacAddress, set[IPAddress]]:
     """The device itself, and macvlan devices on it; without an IP address they take no part."""
-    above = [each for each in host.devices.values() if each.kind == "macvlan" and each.below == device.index]
-    with_addresses = [(each, host.addresses.get(each.index, set())) for each in (device, *above) if each.up]
+    above = [each for each in host.devices.values() if each.kind == "macvlan" and each.below == device.number]
+    with_addresses = [(each, host.addresses.get(each.number, set())) for each in (device, *above) if each.up]
     return {MacAddress(each.mac): set(addresses) for each, addresses in with_addresses if addresses}
 
 
 def _behind_bridge(port: Device, host: Host) -> dict[MacAddress, set[IPAddress]]:
     """The host behind its bridge, and who is behind the other ports of that."""
     assert port.master is not None
-    bridge = next((each for each in host.devices.values() if each.index == port.master), None)
+    bridge = next((each for each in host.devices.values() if each.number == port.master), None)
     if bridge is None or bridge.kind != "bridge":
         return {}
     found = _on(bridge, host)
-    for index, mac in host.learned.get(bridge.index, ()):
-        if index != port.index and _is_unicast(mac):
+    for number, mac in host.learned.get(bridge.number, ()):
+        if number != port.number and _is_unicast(mac):
             found.setdefault(MacAddress(mac), set())
-    for address, mac in host.neighbours.get(bridge.index, ()):
+    for address, mac in host.neighbours.get(bridge.number, ()):
         if mac in found:
             found[MacAddress(mac)].add(address)
     return found

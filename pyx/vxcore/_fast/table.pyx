@@ -1176,11 +1176,9 @@ cdef class Tables:
         """
         return self._fdb_set(vni, mac, remote, kind, sequence, False, replaced)
 
-    def fdb_delete(self, vni, mac, *, missing_ok: bool = False, spare_static: bool = False,
-                   replaced=None) -> int:
+    def fdb_delete(self, vni, mac, *, missing_ok: bool = False, replaced=None) -> int:
         """Delete entries of any kind, all or none; return how many there were. Raises ValueError, naming
-        it, when one is not there and `missing_ok` is false. With `spare_static` static ones stay, as if they
-        were not there. `replaced` is as of `fdb_replace`.
+        it, when one is not there and `missing_ok` is false. `replaced` is as of `fdb_replace`.
         """
         macs = as_macs(mac)
         vnis = as_rows(vni, len(macs), np.uint32, "vni")
@@ -1188,11 +1186,23 @@ cdef class Tables:
         check_macs(vnis, macs)
         with Change(self):
             self._undo.append((vnis, macs, old))
-            at = self._unset_rows(vnis, macs, missing_ok, spare_static, old)
+            at = self._unset_rows(vnis, macs, missing_ok, old)
             if at < <uint64_t>len(macs):
                 old[at:] = KEPT
                 raise ValueError(f"VNI {vnis[at]}, {mac_text(macs[at])}: there is no such entry")
         return int(np.count_nonzero(old))
+
+    def fdb_are_static(self, const uint32_t[::1] vni, const uint64_t[::1] mac):
+        """Of which addresses there is a static entry, as bool (n,)."""
+        cdef Py_ssize_t i
+        cdef vx_where w
+        cdef uint64_t value
+        found = np.zeros(mac.shape[0], bool)
+        cdef uint8_t[::1] are = found.view(np.uint8)
+        for i in range(mac.shape[0]):
+            w = vx_fdb_where(&self.t.fdb, vni[i], mac[i])
+            are[i] = vx_seek(&self.t.fdb, &w, &value) != NULL and vx_kind_of(value) == VX_STATIC
+        return found
 
     def _fdb_set(self, vni, mac, remote, kind: str, sequence, only_new: bool, replaced) -> int:
         macs = as_macs(mac)
@@ -1272,17 +1282,13 @@ cdef class Tables:
         return mac.shape[0]
 
     cdef uint64_t _unset_rows(self, const uint32_t[::1] vni, const uint64_t[::1] mac, bint missing_ok,
-                              bint spare_static, uint64_t[::1] old) noexcept nogil:
+                              uint64_t[::1] old) noexcept nogil:
         """The row that has no entry, or their number."""
         cdef Py_ssize_t i
         cdef vx_where w
-        cdef uint64_t value
         for i in range(mac.shape[0]):
             w = vx_fdb_where(&self.t.fdb, vni[i], mac[i])
-            if spare_static and vx_seek(&self.t.fdb, &w, &value) != NULL and vx_kind_of(value) == VX_STATIC:
-                old[i] = 0
-            else:
-                old[i] = vx_fdb_unset(self.t, &w)
+            old[i] = vx_fdb_unset(self.t, &w)
             if old[i] == 0 and not missing_ok:
                 return i
         return mac.shape[0]
