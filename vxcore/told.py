@@ -196,8 +196,9 @@ class Told:
             for mac in self._stations.get(vni, ()):
                 self._in_fdb.pop((vni, mac), None)
         removed = set(gone)
-        for host in [host for host in self._in_neighbours if host[0] in removed]:
-            del self._in_neighbours[host]
+        if removed:
+            kept = {host: answer for host, answer in self._in_neighbours.items() if host[0] not in removed}
+            self._in_neighbours = kept
         vnis = set(there)
         self._refused.clear()  # the way to a remote may lead through a segment's port
         self._settle(vnis, {(vni, mac) for vni in vnis for mac in self._stations.get(vni, ())})
