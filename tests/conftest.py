@@ -62,7 +62,7 @@ def root() -> None:
 @pytest.fixture(scope="module")
 def docker_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[docker.Docker]]:
     """Two hosts with Docker and vxcore."""
-    with docker.two_hosts(tmp_path_factory) as made:
+    with docker.docker_lan(hosts.Lan(2), tmp_path_factory.mktemp("docker")) as made:
         yield made
 
 

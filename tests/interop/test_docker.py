@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from support.docker import BLUE, PEERS, Docker, blue
-from support.hosts import wait_until
 
 pytestmark = pytest.mark.usefixtures("root", "no_docker_network_is_left")
 
@@ -13,12 +12,7 @@ def test_containers_of_two_hosts_reach_each_other(docker_hosts: list[Docker]) ->
     one, other = docker_hosts
     blue(docker_hosts)
     one.ping("c1", "10.9.0.12", count=3)
-    n_bytes = 5_000_000
-    other(f"exec -d c2 sh -c 'sleep 60 | nc -l -p 5000 | head -c {n_bytes} | md5sum > /tmp/sum'")
-    wait_until(lambda: ":5000" in other.sh("c2", "netstat -tln"), "nc listens")
-    line = f"head -c {n_bytes} /dev/urandom > /tmp/data; nc -w 1 10.9.0.12 5000 < /tmp/data; md5sum /tmp/data"
-    sent = one.sh("c1", line)
-    wait_until(lambda: sent.split()[0] in other.sh("c2", "cat /tmp/sum"), "all bytes are there, unchanged")
+    one.push("c1", other, "c2", "10.9.0.12", 5_000_000)
 
 
 def test_containers_of_one_host_reach_each_other_and_know_their_names(docker_hosts: list[Docker]) -> None:

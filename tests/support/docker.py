@@ -17,12 +17,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, wait_until
 from support.rooms import PATH, Room, image, program
 
-PEERS = "-o vxcore.peers=192.0.2.1,192.0.2.2"
+
+def peers_option(n_hosts: int) -> str:
+    """The hosts of a network."""
+    return "-o vxcore.peers=" + ",".join(f"192.0.2.{n}" for n in range(1, n_hosts + 1))
+
+
+PEERS = peers_option(2)
 BLUE = f"network create -d vxcore --subnet 10.9.0.0/16 -o vxcore.vni=42 {PEERS} blue"
 CGROUPS = Path("/sys/fs/cgroup")
 _numbers = itertools.count()
@@ -52,10 +56,14 @@ class Docker:
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._room = Room(self.host)
         self.start_daemon()
         loaded = self.command(program("docker"), "import", "-", "busybox", stdin=image())
         assert loaded.returncode == 0, loaded.stderr
+
+    def _here(self) -> Room:
+        """Where Docker and vxcore run, from the first of them on."""
+        self._room = self._room or Room(self.host)
+        return self._room
 
     def start_daemon(self) -> None:
         """Start Docker, and wait until it answers."""
@@ -67,8 +75,7 @@ class Docker:
         environment = {**os.environ, "PATH": PATH}
         log = (self.folder / "dockerd.log").open("ab")
         with log:
-            assert self._room is not None
-            self.daemon = self._room.start(
+            self.daemon = self._here().start(
                 program("dockerd"), *words, stdout=log, stderr=log, env=environment
             )
         wait_until(self._answers, f"dockerd answers; see {log.name}", 60)
@@ -86,8 +93,7 @@ class Docker:
 
     def command(self, *words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command where Docker is."""
-        assert self._room is not None
-        return self._room.command(*words, stdin=stdin)
+        return self._here().command(*words, stdin=stdin)
 
     def __call__(self, line: str, *words: str) -> str:
         """What a command of docker's prints: ``docker("network ls")``. Fails if it does."""
@@ -123,13 +129,22 @@ class Docker:
         words = (program("busybox"), "wget", "-qO-", url)
         return str(wait_until(lambda: self.command(*words).stdout, f"{url} answers"))
 
+    def push(self, container: str, other: Docker, receiver: str, address: str, n_bytes: int) -> None:
+        """Send random bytes by TCP to a container of another host, and require that all are there."""
+        listening = f"sleep 60 | nc -l -p 5000 | head -c {n_bytes} | md5sum > /tmp/sum"
+        other(f"exec -d {receiver} sh -c", listening)
+        wait_until(lambda: ":5000" in other.sh(receiver, "netstat -tln"), "nc listens")
+        making = f"head -c {n_bytes} /dev/urandom > /tmp/data; md5sum /tmp/data"
+        (sent, _) = self.sh(container, f"{making}; nc -w 1 {address} 5000 < /tmp/data").split()
+        wait_until(lambda: sent in other.sh(receiver, "cat /tmp/sum"), "all bytes are there, unchanged")
+
     # vxcore
 
     def start_vxcore(self, *options: str, n_segments: int = 0) -> VtepProcess:
         """`vxcore docker` beside the daemon, until it serves; so many networks are to be back."""
         state = ("--state", str(self.folder / "networks.json"), "--control", str(self.folder / "c.sock"))
         words = (sys.executable, "-m", "vxcore", "docker", "--local", self.host.v4, *state, *options)
-        self.vxcore = VtepProcess(_Place(self.host, self._room), *words[3:], n_segments=n_segments)
+        self.vxcore = VtepProcess(_Place(self.host, self._here()), *words[3:], n_segments=n_segments)
         wait_until(
             lambda: self.command("test", "-S", "/run/docker/plugins/vxcore.sock").returncode == 0,
             "the driver has its socket",
@@ -146,14 +161,19 @@ class Docker:
         links = json.loads(self.host.ip("-j", "link", "show").stdout)
         return {link["ifname"] for link in links if link["ifname"].startswith(("vxd", "vxe"))}
 
-    def __exit__(self, *why: object) -> None:
+    def lose(self) -> None:
+        """All that runs here ends at once, as when the power fails; files stay, but for those of /run."""
         if self._room is not None:
             self._room.close()
+            self._room = None
         for process in (self.daemon, self.vxcore.process if self.vxcore else None):
             if process is not None:
                 process.kill()
                 process.communicate()
         self._forget_groups()
+
+    def __exit__(self, *why: object) -> None:
+        self.lose()
 
     def _forget_groups(self) -> None:
         """The control groups, which end when the last process has; not worth a failure."""
@@ -197,9 +217,9 @@ def dockers(hosts: list[Host], folder: Path) -> Iterator[list[Docker]]:
 
 
 @contextmanager
-def two_hosts(factory: pytest.TempPathFactory) -> Iterator[list[Docker]]:
-    """Two hosts with Docker and vxcore, for the tests of a module."""
-    with Lan(2) as lan, dockers(lan.hosts, factory.mktemp("docker")) as made:
+def docker_lan(lan: Lan, folder: Path) -> Iterator[list[Docker]]:
+    """Docker and vxcore on each host of a Lan."""
+    with lan, dockers(lan.hosts, folder) as made:
         for docker in made:
             docker.start_vxcore()
         yield made
@@ -219,8 +239,8 @@ def nothing_left(made: list[Docker]) -> Iterator[None]:
 
 
 def blue(made: list[Docker], options: str = "") -> None:
-    """The network blue on each host, and containers c1, 10.9.0.11, and c2, 10.9.0.12, in it."""
+    """The network blue on each host, and containers c1, 10.9.0.11, c2, 10.9.0.12, and so on, in it."""
     for docker in made:
-        docker(BLUE)
+        docker(BLUE.replace(PEERS, peers_option(len(made))))
         n = docker.host.number
         docker(f"run -d --name c{n} --network blue --ip 10.9.0.{10 + n} {options} busybox sleep infinity")

@@ -165,6 +165,7 @@ class Lan:
         self.switch = f"{prefix}s"
         self.hosts = [Host(f"{prefix}h{n}", n) for n in range(1, n_hosts + 1)]
         self.mtu = mtu
+        self._macs: dict[int, str] = {}  # of hosts that were lost
 
     def __enter__(self) -> Self:
         try:
@@ -179,17 +180,27 @@ class Lan:
         run("ip", "-n", self.switch, "link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
         run("ip", "-n", self.switch, "link", "set", "lan", "mtu", str(self.mtu), "up")
         for host in self.hosts:
-            self._plug(host)
+            self.plug(host)
 
-    def _plug(self, host: Host) -> None:
+    def plug(self, host: Host) -> None:
+        """Make a host, with its link to the bridge; one that was lost has its MAC address again."""
         port, peer = f"p{host.number}", ("peer", "name", "eth", "netns", host.namespace)
         run("ip", "netns", "add", host.namespace)
         run("ip", "-n", self.switch, "link", "add", port, "mtu", str(self.mtu), "type", "veth", *peer)
         run("ip", "-n", self.switch, "link", "set", port, "master", "lan", "up")
+        if mac := self._macs.get(host.number):
+            host.ip("link", "set", "eth", "address", mac)
         host.ip("link", "set", "eth", "mtu", str(self.mtu), "up")
         host.ip("link", "set", "lo", "up")
         host.ip("address", "add", f"{host.v4}/24", "dev", "eth")
         host.ip("address", "add", f"{host.v6}/64", "dev", "eth", "nodad")
+
+    def lose(self, host: Host) -> None:
+        """End a host at once: its link, its processes, its devices; it can be plugged in again."""
+        self._macs[host.number] = host.mac("eth")
+        run("ip", "-n", self.switch, "link", "delete", f"p{host.number}")
+        wait_until(lambda: not _killed(host), f"no process is in {host.namespace} any more")
+        run("ip", "netns", "delete", host.namespace)
 
     def on_switch(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command where the bridge is; port p1 leads to host 1."""
@@ -221,16 +232,23 @@ class Lan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for host in self.hosts:  # processes that took the place of others are nobody's children
-            for pid in run("ip", "netns", "pids", host.namespace, check=False).stdout.split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+        for host in self.hosts:
+            _killed(host)
         for process in [process for host in self.hosts for process in host.processes]:
             if process.poll() is None:
                 process.kill()
             process.communicate()
         for namespace in [self.switch, *(host.namespace for host in self.hosts)]:
             run("ip", "netns", "delete", namespace, check=False)
+
+
+def _killed(host: Host) -> list[str]:
+    """The processes that were there; some took the place of others, and are nobody's children."""
+    pids = run("ip", "netns", "pids", host.namespace, check=False).stdout.split()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return pids
 
 
 def namespaces_of_this_process() -> list[str]:
