@@ -46,6 +46,12 @@ class Docker:
         self.daemon: subprocess.Popen[bytes] | None = None
         self.vxcore: VtepProcess | None = None
 
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """Words that run a command where Docker is, when put before it."""
+        assert self._room is not None
+        return self._room.words
+
     def __enter__(self) -> Docker:
         try:
             self._open()
@@ -203,12 +209,12 @@ class _Place(Host):
 
 
 @contextmanager
-def dockers(hosts: list[Host], folder: Path) -> Iterator[list[Docker]]:
+def dockers(hosts: list[Host], folder: Path, *options: str) -> Iterator[list[Docker]]:
     """Docker on each of these hosts, started one after the other."""
     made: list[Docker] = []
     try:
         for host in hosts:
-            made.append(Docker(host, folder / f"host{host.number}"))
+            made.append(Docker(host, folder / f"host{host.number}", *options))
             made[-1].__enter__()
         yield made
     finally:

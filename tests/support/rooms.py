@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from support import peers
 from support.hosts import Host, run
@@ -51,7 +51,7 @@ def image() -> bytes:
 
 
 class Room:
-    """Namespaces of processes and mounts on a host, with an empty /run.
+    """Namespaces of processes and mounts on a host, with an empty /run and /var/lib.
 
     All that is in them ends with the process that keeps them, whatever happens. They are not entered by
     `ip netns exec`, which would mount a new /sys without the control groups.
@@ -59,7 +59,8 @@ class Room:
 
     def __init__(self, host: Host) -> None:
         inside = (
-            "mount -t tmpfs none /run && mkdir -p /run/docker/plugins && echo ready && exec sleep infinity"
+            "mount -t tmpfs none /run && mkdir -p /run/docker/plugins && mount -t tmpfs none /var/lib"
+            " && echo ready && exec sleep infinity"
         )
         self._keeper = subprocess.Popen(
             [
@@ -92,6 +93,12 @@ class Room:
     def start(self, *words: str, **options: Any) -> Inside:
         """Start a process here."""
         return Inside([*self.words, *words], **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._keeper.kill()

@@ -1,12 +1,13 @@
-"""Plays docs/first-hour.md: runs its commands, in order, and writes what they print into the page.
+"""Pages of the documentation that are played: their commands are typed, and what is printed is compared.
 
-Place in the house: a tool of the documentation (`make first-hour`), and of a test, which requires that the
-page says what they print. Blocks of kind `console` are run, in the shell that the prompt names; `_VARIES` is
-what need not be equal. While it runs the namespaces have other names, so that two may run at once.
+Place in the house: above hosts, rooms and docker. The tests require that a page says what its commands print;
+`make pages` (docs/play.py) writes it there. A page that is played says where, in a comment; blocks of kind
+`console` are then typed, in order, in the shell that the prompt names. `_VARIES` is what need not be equal.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import select
@@ -15,25 +16,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from difflib import unified_diff
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = Path(__file__).with_name("first-hour.md")
-HOSTS = ("berlin", "tokyo")
-DEADLINE_S = 60.0
+from support import rooms
+from support.docker import dockers
+from support.hosts import Lan
+from support.tree import ROOT, source_files
+
+DEADLINE_S = 120.0
+NUMBERS = ("one", "two", "three", "four")
+_PLAYED = re.compile(r"^<!-- played on (.*): make pages -->$", re.MULTILINE)
 _BLOCK = re.compile(r"^```console( unchecked)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_PROMPT = re.compile(rf"^((?:{'|'.join(HOSTS)})?# )(.*)$")
+_PROMPT = re.compile(r"^([a-z]*# )(.*)$")
 _END = "(the end of a command)"
 _MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
 # What differs from run to run, and what stands for it when two pages are compared.
 _VARIES = [
     (re.compile(r"^From \S+ icmp_seq=\d+ Destination Host Unreachable\n|^pipe \d+\n", re.MULTILINE), ""),
-    (re.compile(r" \+\d+ errors,"), ""),
+    (re.compile(r" \+\d+ errors,|, pipe \d+"), ""),
     (re.compile(r"(?<![\w:])\d\d:\d\d:\d\d(\.\d+)?(?![\w:])"), "TIME"),
     (re.compile(r"\d[\d./ ]*ms\b"), "N ms"),
-    (re.compile(r"\b(process|up|age) \d+(?: min \d+)?(?: s\b)?"), r"\1 N"),
+    (re.compile(r"\b(process|pid|up|age) \d+(?: min \d+)?(?: s\b)?"), r"\1 N"),
     (re.compile(r"(stopped after ).*"), r"\1 N"),
     (re.compile(r"\bport (?!4789\b)\d+"), "port N"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "ID"),  # of a container, or a network
     (re.compile(r"^(  (?:received|sent) ).*", re.MULTILINE), r"\1 N"),
     (re.compile(r"^([\d.]+ +.*\S +\d+) +\d+ +\d+$", re.MULTILINE), r"\1 N N"),  # of a remote
     (re.compile(r"^(\d+ +tap .*\d) +\d+ +\d+$", re.MULTILINE), r"\1 N N"),
@@ -41,6 +50,7 @@ _VARIES = [
     (re.compile(r"^(vxcore_\S+) [\d.e+]+$", re.MULTILINE), r"\1 N"),
     (re.compile(r"[ \t]+"), " "),
 ]
+_numbers = itertools.count()
 
 
 class Command(NamedTuple):
@@ -52,6 +62,20 @@ class Command(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.prompt}{self.text}\n{self.output}"
+
+
+class Stage(NamedTuple):
+    """Where a page is played: how each of its hosts is entered, and names that hosts have meanwhile."""
+
+    enter: Mapping[str, tuple[str, ...]]
+    names: Mapping[str, str]
+
+
+def played() -> dict[Path, str]:
+    """The pages that are played -> where, by their own words."""
+    pages = [ROOT / path for path in source_files(ROOT) if path.suffix == ".md"]
+    where = {page: _PLAYED.search(page.read_text()) for page in pages}
+    return {page: found[1] for page, found in where.items() if found}
 
 
 def commands(block: str) -> Iterator[Command]:
@@ -93,14 +117,12 @@ def compared(page: str) -> str:
 
 
 class Shell:
-    """A shell that stays, in a network namespace or in none."""
+    """A shell that stays, entered by these words."""
 
-    def __init__(self, namespace: str | None, folder: str) -> None:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        enter = ["ip", "netns", "exec", namespace] if namespace else []
+    def __init__(self, enter: tuple[str, ...], folder: str) -> None:
+        path = f"{Path(sys.executable).parent}:{rooms.PATH}"
         self.process = subprocess.Popen(
-            [*enter, "bash"],
-            cwd=folder,
+            [*enter, "env", "-C", folder, "bash"],
             env={**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", "COLUMNS": "80", "LINES": "24"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -139,20 +161,22 @@ class Shell:
         self.process.communicate()
 
 
-def play(page: str, names: Mapping[str, str]) -> str:
-    """The page with what its commands print now; `names` are those of the namespaces while it runs."""
+def play(page: str, stage: Stage) -> str:
+    """The page with what its commands print now."""
     shells: dict[str, Shell] = {}
-    hosts = re.compile("|".join(names))
-    back = {name: host for host, name in names.items()}
+    names = re.compile("|".join(stage.names) or "$.")
+    back = {name: host for host, name in stage.names.items()}
+    real = re.compile("|".join(back) or "$.")
     with tempfile.TemporaryDirectory() as folder:
 
         def output(command: Command) -> str:
             host = command.prompt.rstrip("# ")
             if host not in shells:
-                shells[host] = Shell(names.get(host), folder)
-            text = hosts.sub(lambda found: names[found[0]], command.text)
+                Path(folder, f"of-{host}").mkdir()
+                shells[host] = Shell(stage.enter[host], f"{folder}/of-{host}")
+            text = names.sub(lambda found: stage.names[found[0]], command.text)
             said = shells[host].run(text, command.output.count("\n"))
-            return re.sub("|".join(back), lambda found: back[found[0]], said.replace(folder, "/root"))
+            return real.sub(lambda found: back[found[0]], said.replace(f"{folder}/of-{host}", "/root"))
 
         def block(found: re.Match[str]) -> str:
             made = [command._replace(output=output(command)) for command in commands(found[2])]
@@ -163,9 +187,49 @@ def play(page: str, names: Mapping[str, str]) -> str:
         finally:
             for shell in shells.values():
                 shell.close()
-            for name in names.values():
-                subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
 
 
-if __name__ == "__main__":
-    PAGE.write_text(play(PAGE.read_text(), {host: f"{host}{os.getpid()}" for host in HOSTS}))
+def differences(page: Path, stage: Stage) -> str:
+    """What the commands of a page print now and it does not say, or the other way round."""
+    text = page.read_text()
+    says, prints = (compared(each).splitlines() for each in (text, play(text, stage)))
+    return "\n".join(unified_diff(says, prints, "the page", "what is printed", lineterm="", n=1))
+
+
+# Stages
+
+
+@contextmanager
+def stage(where: str) -> Iterator[Stage]:
+    """Build what a page says it is played on, and clear it away.
+
+    That is "2 hosts", "2 hosts with Docker", or "namespaces berlin and tokyo", which the page itself makes.
+    """
+    if names := re.fullmatch(r"namespaces (\w+) and (\w+)", where):
+        with _namespaces(names.groups()) as built:
+            yield built
+        return
+    asked = re.fullmatch(r"(\d) hosts( with Docker)?", where)
+    assert asked, f"no stage is {where!r}"
+    with ExitStack() as stack:
+        lan = stack.enter_context(Lan(int(asked[1])))
+        if asked[2]:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            made = stack.enter_context(dockers(lan.hosts, Path(folder), "--live-restore=false"))  # for swarms
+            enter = [docker.enter for docker in made]
+        else:
+            enter = [stack.enter_context(rooms.Room(host)).words for host in lan.hosts]
+        yield Stage(dict(zip(NUMBERS, enter, strict=False)), {})
+
+
+@contextmanager
+def _namespaces(hosts: tuple[str, ...]) -> Iterator[Stage]:
+    """Names for namespaces that a page makes; two may be played at once."""
+    number = next(_numbers)
+    names = {host: f"vxt{os.getpid()}-{number}{host}" for host in hosts}
+    try:
+        enter = {host: ("ip", "netns", "exec", name) for host, name in names.items()}
+        yield Stage({"": (), **enter}, names)
+    finally:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
