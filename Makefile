@@ -23,7 +23,7 @@ LIB = /usr/lib/$(shell uname -m)-linux-gnu
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
 	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish valgrind=valgrind \
 	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins \
-	qemu-system-x86_64=qemu-system-x86 /usr/lib/ipxe/ipxe.lkrn=ipxe \
+	dot=graphviz qemu-system-x86_64=qemu-system-x86 /usr/lib/ipxe/ipxe.lkrn=ipxe \
 	$(LIB)/libgpgme.so.11=libgpgme11 $(LIB)/libsubid.so.4=libsubid4 $(LIB)/libglib-2.0.so.0=libglib2.0-0
 
 # A browser, and what the pages of Debian's Prometheus are made of.
@@ -57,7 +57,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz sanitize bench bench-peers bench-upgrades docs pages screens clean
+.PHONY: help demo build test lint fuzz sanitize bench bench-peers bench-upgrades docs pages pictures screens clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -103,6 +103,10 @@ docs: $(VENV)/.installed ## write the pages that are made from the code
 pages: $(VENV)/.test $(UNPACKED:%=$(VENV)/%) ## type the commands of the pages that are played, and write what they print; ARGS=docs/first-hour.md for some
 	@.ci/obtain $(TEST_NEEDS)
 	$(AS_ROOT) $(BIN)/python docs/play.py $(ARGS)
+
+pictures: $(VENV)/.installed ## draw docs/pictures/*.svg from the .dot files there
+	@.ci/obtain dot=graphviz
+	$(BIN)/python docs/pictures.py
 
 screens: $(VENV)/.test $(VENV)/prometheus ## draw the pictures in docs/screens
 	@.ci/obtain $(SCREEN_NEEDS)

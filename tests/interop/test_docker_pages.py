@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,22 +12,22 @@ from support import pages
 from support.peers import require_tool
 from support.tree import ROOT
 
-WHERE = "2 hosts with Docker"
-PLAYED = [page for page, where in pages.played().items() if where == WHERE]
+PLAYED = {page: where for page, where in pages.played().items() if "Docker" in where}
 
 
 @pytest.fixture(scope="module")
-def two_with_docker() -> Iterator[pages.Stage]:
-    with pages.stage(WHERE) as stage:
-        yield stage
+def stages() -> Iterator[Callable[[str], pages.Stage]]:
+    """What pages are played on, each built once."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda where: stack.enter_context(pages.stage(where)))
 
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.timeout(400)  # on a busy machine
 @pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
-def test_the_commands_print_what_the_page_says(page: Path, two_with_docker: pages.Stage) -> None:
+def test_the_commands_print_what_the_page_says(page: Path, stages: Callable[[str], pages.Stage]) -> None:
     require_tool("curl")
-    assert not (differs := pages.differences(page, two_with_docker)), differs
+    assert not (differs := pages.differences(page, stages(PLAYED[page]))), differs
 
 
 def test_all_of_them_are_found() -> None:

@@ -1,15 +1,18 @@
-"""How pages that are played are compared; and what else docs/containers.md says, which is no command."""
+"""Pages of the documentation: how they are compared, their links, and what is no command in containers.md."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
+import pytest
 from support.pages import compared
-from support.tree import ROOT
+from support.tree import ROOT, source_files
 
 from vxcore import config
 
+PAGES = [ROOT / path for path in source_files(ROOT) if path.suffix == ".md"]
 CONTAINERS = (ROOT / "docs" / "containers.md").read_text()
 PAGE = """\
 ```console
@@ -44,6 +47,22 @@ def test_who_is_the_same_is_the_same_on_the_other_page() -> None:
         )
     )
     assert compared(one) == compared(same) != compared(other)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to the page may have after its #, as GitHub makes it of headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
 
 
 def test_the_settings_for_docker_are_right() -> None:
