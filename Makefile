@@ -43,11 +43,12 @@ UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-
 
 # Who takes part in the benchmarks. Of Open vSwitch the package with its daemon is only unpacked, for its
 # installation would start the daemon; this one has the rest, and what the daemon is linked to.
-BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ovsdb-server=openvswitch-common \
-	editcap=wireshark-common valgrind=valgrind
+BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping ovsdb-server=openvswitch-common \
+	editcap=wireshark-common valgrind=valgrind runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1
 
 # What would start daemons when it is installed, and a busybox that is static whatever else is here.
-UNPACKED := prometheus docker.io containerd podman conmon busybox-static
+DOCKER := docker.io containerd busybox-static
+UNPACKED := prometheus podman conmon $(DOCKER)
 
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \
@@ -89,7 +90,7 @@ sanitize: $(VENV)/.test ## run the tests of the compiled modules under ASan and 
 bench: bench-peers ## measure vxcore beside what people would use instead; ARGS="--quick codec"
 	$(AS_ROOT) $(BIN)/vxcore bench $(ARGS)
 
-bench-peers: $(VENV)/.bench $(VENV)/openvswitch ## obtain all who take part in `vxcore bench`
+bench-peers: $(VENV)/.bench $(VENV)/openvswitch $(DOCKER:%=$(VENV)/%) ## obtain all who take part in `vxcore bench`
 	@.ci/obtain $(BENCH_NEEDS)
 
 docs: $(VENV)/.installed ## write the pages that are made from the code

@@ -10,12 +10,13 @@ import os
 import signal
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from statistics import median
 from typing import Any
 
 import msgspec
 import pytest
 
-from benchmarks.machine import Meter
+from benchmarks.machine import Meter, noise_of, shares_told
 from benchmarks.measuring import Case
 from benchmarks.peers import AbsentError
 from benchmarks.results import Missing
@@ -68,7 +69,10 @@ def case(request: pytest.FixtureRequest, quick: bool) -> Iterator[Case]:
     made = request.node.stash[_CASE] = Case(name_of(request.node), quick)
     meter = Meter()
     yield made
-    noise, others = meter.read()[1], meter.details()
+    foreign, steal = meter.shares()
+    if made.foreign_between:
+        foreign = median(made.foreign_between)
+    noise, others = noise_of(foreign, steal), shares_told(foreign, steal)
     for told in made.told:
         told["samples"] = [
             msgspec.structs.replace(sample, noise=noise, details={**sample.details, **others})

@@ -109,7 +109,8 @@ class Meter:
         )
         if core is not None:
             cpu = structs.replace(cpu, core_busy=_core_busy(first, last, core, cpu.vtep_user))
-        return cpu, _noise(foreign, used.steal, elapsed)
+        available = max(elapsed, 1e-9) * N_CPUS
+        return cpu, noise_of(foreign / available, used.steal / available)
 
     def shares(self) -> tuple[float, float]:
         """Of all CPU time since: what other processes used, and what the hypervisor took."""
@@ -121,8 +122,7 @@ class Meter:
 
     def details(self) -> dict[str, float]:
         """The shares, for a sample."""
-        foreign, steal = self.shares()
-        return {"foreign_share": round(foreign, 4), "steal_share": round(steal, 4)}
+        return shares_told(*self.shares())
 
 
 def _difference(last: Times, first: Times) -> Times:
@@ -136,14 +136,26 @@ def _core_busy(first: Snapshot, last: Snapshot, core: int, vtep_user: float) -> 
     return max(1 / TICKS_PER_S, last.at - first.at - used.unused - foreign)
 
 
-def _noise(foreign: float, steal: float, elapsed: float) -> tuple[str, ...]:
-    available = max(elapsed, 1e-9) * N_CPUS
+def shares_told(foreign: float, steal: float) -> dict[str, float]:
+    """For the details of a sample."""
+    return {"foreign_share": round(foreign, 4), "steal_share": round(steal, 4)}
+
+
+def noise_of(foreign: float, steal: float) -> tuple[str, ...]:
+    """What disturbed, by its shares of the CPU time."""
     noise = []
-    if foreign > FOREIGN_LIMIT * available:
-        noise.append(f"other processes: {foreign / available:.0%} of the CPU time")
-    if steal > STEAL_LIMIT * available:
-        noise.append(f"stolen time: {steal / available:.0%}")
+    if foreign > FOREIGN_LIMIT:
+        noise.append(f"other processes: {foreign:.0%} of the CPU time")
+    if steal > STEAL_LIMIT:
+        noise.append(f"stolen time: {steal:.0%}")
     return tuple(noise)
+
+
+def look() -> float:
+    """For a while do nothing but see what other processes do: their share of the CPU time."""
+    meter = Meter()
+    time.sleep(_LOOK_S)
+    return meter.shares()[0]
 
 
 def wait_for_quiet(patience: float) -> None:

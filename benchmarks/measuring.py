@@ -30,6 +30,8 @@ class Case:
         self.quick = quick
         self.told: list[dict[str, Any]] = []
         self.missing: list[Missing] = []
+        self.foreign_between: list[float] = []
+        """Of the CPU time what others took between turns, where in turns ours are not told from them."""
 
     def add(
         self,

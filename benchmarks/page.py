@@ -37,13 +37,13 @@ def section(suite: str, run: Suite) -> str:
     return "\n".join(SECTIONS[suite](run))
 
 
-def _about(run: Suite) -> list[str]:
+def _about(run: Suite, others: str = "other processes") -> list[str]:
     where = run.environment
     tools, how = ", ".join(where.tools.values()), ", a quick run" if run.quick else ""
     return paragraph(
         f"{where.cpu}, {where.n_cpus} CPUs, Linux {where.kernel}, {where.distribution}, "
         f"Python {where.python}, {tools}. Commit {where.commit}, {run.date}, "
-        f"`{run.command}`{how}, one core. Meanwhile other processes took {where.foreign_share:.0%} of the "
+        f"`{run.command}`{how}, one core. Meanwhile {others} took {where.foreign_share:.0%} of the "
         f"machine's CPU time, and the hypervisor {where.steal_share:.0%}."
     )
 
@@ -347,6 +347,50 @@ def _scale(run: Suite) -> list[str]:
     return lines
 
 
+CONTAINERS = (
+    "Containers of two hosts on one machine, each host a network namespace with its own Docker 20.10: by "
+    "vxcore's network driver, by Docker's own overlay network in a swarm, and by hand, with a bridge of "
+    "Docker's and the kernel's vxlan device in it. *Set-up* is from Docker running to a container on each "
+    "host and an answer to a ping (s): for vxcore its start, twice; for overlay, making the swarm. *Left "
+    "behind* is what a host has more after containers, network, and swarm or vxcore have gone: "
+    "`docker_gwbridge` and its rules are Docker's way out, which both have; of namespaces Docker keeps "
+    "names for a while. TCP by iperf3 (Gb/s), super-frames crossing between hosts or MTU-sized packets; "
+    "round trips of small datagrams (us). **1.00x** is Docker's overlay. All processes of both hosts "
+    "share the machine."
+)
+_OF_CONTAINERS = {
+    "set_up": "set-up, s",
+    "tcp/offload/1": "TCP, super-frames",
+    "tcp/wire/1": "TCP, one flow",
+    "tcp/wire/8": "TCP, eight flows",
+    "round_trip/wire": "round trip, us",
+}
+_LEFT = ("devices", "rules", "namespaces", "files")
+NETWORKS = {"vxcore": "vxcore", "overlay": "Docker's overlay", "kernel": "bridge and kernel vxlan"}
+
+
+def _containers(run: Suite) -> list[str]:
+    figures = Figures(run)
+    lines = ["## Containers", "", *_about(run, "other processes, Docker's among them,")]
+    lines += paragraph(CONTAINERS)
+    lines += [
+        row("", *_OF_CONTAINERS.values(), f"left behind: {', '.join(_LEFT)}"),
+        row("---", *["---:"] * (len(_OF_CONTAINERS) + 1)),
+    ]
+    for who, text in NETWORKS.items():
+        found = figures.found.get(f"set_up/{who}")
+        left = ", ".join(f"{found.details[f'left_{kind}']:.0f}" for kind in _LEFT) if found else ""
+        cells = [_beside(figures, case, who) for case in _OF_CONTAINERS]
+        lines += [row(text, *cells, left)] if any(cells) else []
+    return [*lines, ""]
+
+
+def _beside(figures: Figures, case: str, who: str) -> str:
+    alone = figures.of(f"{case}/{who}", "{:.3g}")
+    times = figures.ratio(f"{case}/{who}", f"{case}/overlay")
+    return alone if who == "overlay" or alone == times else f"{times} {alone}".strip()
+
+
 COUNTS = (
     "Instructions of one core for a packet, in batches of 256, the call from Python included, counted by "
     "callgrind: they repeat, whatever else the machine does, and are what CI compares."
@@ -369,6 +413,7 @@ SECTIONS = {
     "capture": _capture,
     "datapath": report.section,
     "scale": _scale,
+    "containers": _containers,
     "startup": _startup,
     "instructions": _instructions,
 }

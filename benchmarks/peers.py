@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from support.peers import SEARCH
+from support.rooms import PATH
 
 INSTALL = "`make bench-peers` installs it"
 
@@ -31,7 +31,7 @@ def package(name: str) -> ModuleType:
 
 def program(name: str) -> str:
     """The path of a program that may be absent."""
-    found = shutil.which(name, path=SEARCH)
+    found = shutil.which(name, path=PATH)
     if found is None:
         raise AbsentError(f"{name} is not installed; {INSTALL}")
     return found
@@ -68,6 +68,7 @@ VERSIONS: dict[str, Callable[[], str]] = {
     "editcap": asked("editcap", "--version"),
     "iproute2": asked("ip", "-V"),
     "iperf3": asked("iperf3", "--version"),
+    "docker": asked("docker", "--version"),
     "valgrind": asked("valgrind", "--version"),
 }
 """How each says its version."""

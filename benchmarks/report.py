@@ -19,6 +19,7 @@ NAMES = {
     "kernel": "kernel vxlan",
     "ovs": "Open vSwitch, userspace",
     "veth": "no VTEP (veth)",
+    "overlay": "Docker's overlay",
     "scapy": "Scapy",
     "struct": "struct, by hand",
     "dict": "a dict",
@@ -33,6 +34,7 @@ _OTHERS = {
     "editcap": 2,
     "a copy": 4,
     "dict": 2,
+    "overlay": 2,
     "python": 4,
     "numpy": 5,
 }
@@ -44,6 +46,7 @@ TITLES = {
     "capture": "Capture files",
     "datapath": "Data path",
     "scale": "Scale",
+    "containers": "Containers",
     "startup": "Start-up",
     "instructions": "Instructions",
 }
@@ -202,6 +205,18 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
             "TCP by lanes, eight flows, MTU-sized packets",
             {f"lanes/{n}": f"{n} lane{'s'[: n > 1]}" for n in (1, 2, 4, 8, 16)},
         ),
+    ),
+    "containers": (
+        Bars(
+            "TCP between containers of two hosts",
+            {
+                "tcp/offload/1": "one flow, super-frames cross",
+                "tcp/wire/1": "one flow, MTU-sized packets cross",
+                "tcp/wire/8": "eight flows, MTU-sized packets cross",
+            },
+        ),
+        Bars("From Docker running to containers that reach each other", {"set_up": ""}),
+        Bars("Round trips between containers of two hosts", {"round_trip/wire": ""}),
     ),
     "startup": (
         Bars(

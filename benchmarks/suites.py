@@ -76,6 +76,15 @@ _ALL: tuple[Suite, ...] = (
         processes=1,
     ),
     Session(
+        "containers",
+        "containers of two hosts: until they reach each other, TCP, round trips; beside Docker's own overlay",
+        ("containers",),
+        ("docker", "iperf3", "iproute2"),
+        quick_s=45,
+        full_s=240,
+        processes=1,
+    ),
+    Session(
         "startup",
         "start of a command and of a VTEP, and imports; beside Python, numpy, Scapy and `ip link add`",
         ("startup",),

@@ -125,6 +125,6 @@ def _seconds(name: str, scale: Scale) -> float:
 
 
 def _about_vpp() -> str:
-    if shutil.which("vpp", path=peers.SEARCH) is None:
+    if shutil.which("vpp", path=peers.PATH) is None:
         return "VPP is not on this machine"
     return "VPP is on this machine, but there is no set-up for it here"

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, wait_until
+from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run, wait_until
 from support.rooms import PATH, Room, image, program
 
 
@@ -28,6 +28,7 @@ def peers_option(n_hosts: int) -> str:
 
 PEERS = peers_option(2)
 BLUE = f"network create -d vxcore --subnet 10.9.0.0/16 -o vxcore.vni=42 {PEERS} blue"
+PROGRAMS = ("docker", "dockerd", "containerd", "runc", "busybox", "iptables")
 CGROUPS = Path("/sys/fs/cgroup")
 _numbers = itertools.count()
 
@@ -40,7 +41,7 @@ class Docker:
         self.folder = folder
         self._options = options
         self._cgroup = f"vxt{os.getpid()}-{next(_numbers)}"
-        for name in ("docker", "dockerd", "containerd", "runc", "busybox", "iptables"):
+        for name in PROGRAMS:
             program(name)
         self._room: Room | None = None
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -143,6 +144,14 @@ class Docker:
         making = f"head -c {n_bytes} /dev/urandom > /tmp/data; md5sum /tmp/data"
         (sent, _) = self.sh(container, f"{making}; nc -w 1 {address} 5000 < /tmp/data").split()
         wait_until(lambda: sent in other.sh(receiver, "cat /tmp/sum"), "all bytes are there, unchanged")
+
+    def namespace_of(self, container: str) -> Host:
+        """A name for a container's network namespace; whoever asks for it deletes that."""
+        group = f"{self._cgroup}/{self.inspect('container', container)['Id']}/cgroup.procs"
+        listed = next(path for top in (CGROUPS, *CGROUPS.iterdir()) if (path := top / group).exists())
+        made = Host(f"{self.host.namespace}-{container}", self.host.number)
+        run("ip", "netns", "attach", made.namespace, listed.read_text().split()[0])
+        return made
 
     # vxcore
 

@@ -138,6 +138,18 @@ def test_the_schema_is_that_of_the_structs_and_what_is_kept_matches_it() -> None
     jsonschema.validate(json.loads(page.RESULT.read_bytes()), json.loads(page.SCHEMA.read_bytes()))
 
 
+def test_the_table_of_containers_shows_each_beside_dockers_overlay() -> None:
+    left = {f"left_{kind}": float(n) for n, kind in enumerate(("devices", "rules", "namespaces", "files"))}
+    made = []
+    for who, seconds in (("vxcore", 4.0), ("overlay", 2.0), ("kernel", 1.0)):
+        turns = [Sample(value=seconds * (1 + n / 100), details=left) for n in range(5)]
+        made.append(measurement(f"set_up/{who}", "s", "lower", turns, "an answer to a ping"))
+    text = page.section("containers", structs.replace(run_of(), measurements=tuple(made)))
+    assert "| vxcore | **2.00x** 4.08 |  |  |  |  | 0, 1, 2, 3 |" in text
+    assert "| Docker's overlay | 2.04 |" in text
+    assert "| bridge and kernel vxlan | **0.50x** 1.02 |" in text
+
+
 @pytest.mark.parametrize("name", page.SECTIONS)
 def test_every_section_can_do_without_its_cases(name: str) -> None:
     empty = structs.replace(run_of(), measurements=())
