@@ -31,6 +31,7 @@ NUMBERS = ("one", "two", "three", "four")
 _PLAYED = re.compile(r"^<!-- played on (.*): make pages -->$", re.MULTILINE)
 _BLOCK = re.compile(r"^```console( unchecked)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROMPT = re.compile(r"^([a-z]*# )(.*)$")
+_ANY_BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _END = "(the end of a command)"
 _MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
 # What differs from run to run, and what stands for it when two pages are compared.
@@ -76,6 +77,11 @@ def played() -> dict[Path, str]:
     pages = [ROOT / path for path in source_files(ROOT) if path.suffix == ".md"]
     where = {page: _PLAYED.search(page.read_text()) for page in pages}
     return {page: found[1] for page, found in where.items() if found}
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """Those of a page that are of a kind: ``python``, or none."""
+    return [text for found, text in _ANY_BLOCK.findall(page) if found == kind]
 
 
 def commands(block: str) -> Iterator[Command]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from support.pages import compared
+from support.pages import blocks, compared
 from support.tree import ROOT, source_files
 
-from vxcore import config
+from vxcore import cli, config
 
 PAGES = [ROOT / path for path in source_files(ROOT) if path.suffix == ".md"]
 CONTAINERS = (ROOT / "docs" / "containers.md").read_text()
@@ -63,6 +64,22 @@ def test_links_lead_somewhere(page: Path) -> None:
         other = page.parent / name if name else page
         assert other.exists(), target
         assert not anchor or anchor in anchors(other), target
+
+
+def shown() -> list[tuple[str, str]]:
+    """Commands of vxcore's in blocks of pages that nobody plays."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page.read_text(), ""):
+            for line in block.replace("\\\n", "").splitlines():
+                command = re.match(r"(?:# )?vxcore (?!\d)([^|;&<>]*)", line)
+                found += [(str(page.relative_to(ROOT)), command[1].strip())] if command else []
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), shown())
+def test_commands_that_are_only_shown_are_right(page: str, command: str) -> None:
+    assert cli.parser().parse_args(shlex.split(command, comments=True)).run
 
 
 def test_the_settings_for_docker_are_right() -> None:
