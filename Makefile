@@ -44,7 +44,7 @@ UNDER_ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-
 # Who takes part in the benchmarks. Of Open vSwitch the package with its daemon is only unpacked, for its
 # installation would start the daemon; this one has the rest, and what the daemon is linked to.
 BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping ovsdb-server=openvswitch-common \
-	editcap=wireshark-common valgrind=valgrind runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1
+	/usr/lib/cni/bridge=containernetworking-plugins editcap=wireshark-common valgrind=valgrind runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1
 
 # What would start daemons when it is installed, and a busybox that is static whatever else is here.
 DOCKER := docker.io containerd busybox-static

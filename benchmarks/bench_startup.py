@@ -7,8 +7,10 @@ turns.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from benchmarks.datapath.topology import Stage, add_underlay_address
 from benchmarks.measuring import Call, Case, in_turn
 
 ROUNDS, QUICK_ROUNDS = 20, 3
+RUN_CNI = "import sys; from vxcore.cni.plugin import main; sys.exit(main())"
+REFERENCE = Path("/usr/lib/cni/bridge")
 SETTINGS = """
 [underlay]
 local = "{local}"
@@ -64,6 +68,24 @@ def test_import(benchmark: Any, case: Case) -> None:
             peers.package(who)
             sides[who] = python("-c", f"import {module}")
     measure(case, benchmark, sides)
+
+
+@pytest.mark.benchmark(group="a CNI plugin, asked for its version")
+def test_cni(benchmark: Any, case: Case) -> None:
+    """A plugin is started for each container that comes or goes; Go's are compiled."""
+    sides: dict[str, Call] = {"vxcore-cni": cni(sys.executable, "-c", RUN_CNI)}
+    with case.may_lack("bridge"):
+        if not REFERENCE.exists():
+            raise peers.AbsentError(f"{REFERENCE} is not there; {peers.INSTALL}")
+        sides["bridge"] = cni(str(REFERENCE))
+    measure(case, benchmark, sides)
+
+
+def cni(*words: str) -> Call:
+    """Run a CNI plugin to its end, which must be good."""
+    environment = {**os.environ, "CNI_COMMAND": "VERSION"}
+    given = b'{"cniVersion": "1.0.0"}'
+    return lambda: subprocess.run(words, check=True, env=environment, input=given, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.benchmark(group="a VTEP, until it forwards")

@@ -292,6 +292,8 @@ STARTS = {
     "import/numpy": "`import numpy`",
     "import/dpkt": "`import dpkt`",
     "import/scapy": "`import scapy.all`",
+    "cni/vxcore-cni": "`vxcore-cni`, `CNI_COMMAND=VERSION`",
+    "cni/bridge": "the reference CNI plugin `bridge`, the same",
     "vtep/vxcore run": "`vxcore run`, until it forwards",
     "vtep/kernel": "`ip link add ... type vxlan`, and up",
 }

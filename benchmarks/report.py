@@ -221,7 +221,12 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
     "startup": (
         Bars(
             "From the start of a process to its end",
-            {"command": "a command", "import": "an import", "vtep": "a VTEP, until it forwards"},
+            {
+                "command": "a command",
+                "import": "an import",
+                "cni": "a CNI plugin",
+                "vtep": "a VTEP, until it forwards",
+            },
         ),
     ),
     "instructions": (Bars("Instructions for a packet, in batches of 256", {"packet": ""}),),

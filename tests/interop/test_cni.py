@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from support import peers
-from support.hosts import Host, Lan, VtepProcess, run
+from support.hosts import Host, Lan, VtepProcess, run, wait_until
+from support.rooms import program
 
 pytestmark = pytest.mark.usefixtures("root")
 DEBIAN = "/usr/lib/cni"
@@ -83,6 +84,26 @@ class Cni:
         """The environment that names a container."""
         path = f"/run/netns/{container.namespace}"
         return {"CONTAINERID": container.namespace, "IFNAME": "eth0", "NETNS": path}
+
+    def chained(self, plugin: str, command: str, of: dict[str, str], **conf: Any) -> dict[str, Any]:
+        """What a reference plugin says behind this one in a conflist, with `prevResult` among `conf`."""
+        given = {"cniVersion": "1.0.0", "name": self.conf["name"], "type": plugin, **conf}
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.host.namespace, f"{DEBIAN}/{plugin}"],
+            check=False,
+            input=json.dumps(given).encode(),
+            capture_output=True,
+            env={**os.environ, "PATH": peers.SEARCH, "CNI_COMMAND": command, "CNI_PATH": DEBIAN}
+            | {f"CNI_{name}": value for name, value in of.items()},
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return dict(json.loads(done.stdout or "{}"))
+
+    def tables(self) -> str:
+        """Of netfilter, those that are ours."""
+        listed = self.host.run("nft", "list", "tables").stdout.splitlines()
+        return "\n".join(line for line in listed if "vxcni" in line)
 
     def add(self, container: Host, **changed: Any) -> dict[str, Any]:
         code, told = self.ask("ADD", {**self.conf, **changed}, **self.of(container))
@@ -212,6 +233,104 @@ def test_routes_and_the_mac_address_that_the_user_chose(two: list[Cni]) -> None:
     assert "via 10.9.1.77" in container.ip("route").stdout
 
 
+def test_what_goes_to_other_networks_has_the_hosts_address(two: list[Cni]) -> None:
+    """The other host knows no way back to the containers' addresses."""
+    one, other = two
+    container, beside = one.container(), one.container()
+    told = one.add(container, isDefaultGateway=True)
+    assert not container.pings(other.host.v4)
+    conf = {**one.conf, "isDefaultGateway": True, "ipMasq": True}
+    assert one.ask("DEL", conf, **one.of(container)) == (0, None)
+    for each in (container, beside):
+        told = one.add(each, isDefaultGateway=True, ipMasq=True)
+        each.ping(other.host.v4)
+        each.ping(other.host.v6)
+    container.ping(told["ips"][0]["address"].partition("/")[0])
+    assert one.ask("CHECK", {**conf, "prevResult": told}, **one.of(beside)) == (0, None)
+    assert one.tables().count("vxcni") == 2
+    assert one.ask("DEL", conf, **one.of(container)) == (0, None)
+    (table,) = one.tables().splitlines()
+    one.host.run("nft", "delete", *table.split())
+    said = one.fails("CHECK", {**conf, "prevResult": told}, **one.of(beside))
+    assert said == (101, "ipMasq: its rules are gone")
+    assert one.ask("DEL", conf, **one.of(beside)) == (0, None)
+    assert one.tables() == ""
+
+
+def test_a_failure_leaves_no_rules(two: list[Cni]) -> None:
+    one, _ = two
+    ipam = {**one.conf["ipam"], "routes": [{"dst": "10.50.0.0/16", "gw": "192.0.2.77"}]}
+    conf = {**one.conf, "ipMasq": True, "ipam": ipam}
+    assert one.fails("ADD", conf, **one.of(one.container()))[0] == 100
+    assert (one.tables(), one.ends(), one.leases()) == ("", [], [])
+
+
+def test_hairpin_promiscuity_and_mtu(two: list[Cni]) -> None:
+    one, other = two
+    container = one.container()
+    told = one.add(container, hairpinMode=True, mtu=1300, dns={"nameservers": ["10.9.0.53"]})
+    (end,) = one.ends()
+    (port,) = json.loads(
+        run("bridge", "-n", one.host.namespace, "-j", "-d", "link", "show", "dev", end).stdout
+    )
+    assert port["hairpin"] is True
+    assert container.mtu("eth0") == 1300
+    assert told["dns"] == {"nameservers": ["10.9.0.53"]}
+    other.add(other.container(), promiscMode=True)
+    assert "PROMISC" in other.host.ip("link", "show", "vxbr42").stdout
+
+
+def test_the_addresses_that_a_runtime_asks_for(two: list[Cni]) -> None:
+    one, _ = two
+    told = one.add(one.container(), runtimeConfig={"ips": ["10.9.1.15/16"]})
+    assert told["ips"][0]["address"] == "10.9.1.15/16"
+
+
+def test_ports_are_published_by_the_plugin_portmap_behind_it(two: list[Cni], tmp_path: Path) -> None:
+    one, other = two
+    peers.require_tool("iptables")
+    container = one.container()
+    mappings = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+    before = one.add(container, isDefaultGateway=True)
+    chained = {"prevResult": before, "runtimeConfig": {"portMappings": mappings}}
+    assert one.chained("portmap", "ADD", one.of(container), **chained)["ips"] == before["ips"]
+    (tmp_path / "page").write_text("published\n")
+    container.start(program("busybox"), "httpd", "-f", "-p", "80", "-h", str(tmp_path))
+    url = f"http://{one.host.v4}:8080/page"
+    try:
+        wait_until(lambda: "published" in curl(other.host, url), "the port answers")
+        assert "published" in curl(one.host, url)
+    finally:
+        for process in container.processes:
+            process.kill()
+            process.communicate()
+    one.chained("portmap", "DEL", one.of(container), **chained)
+    assert "8080" not in one.host.run("iptables-save").stdout
+
+
+def curl(host: Host, url: str) -> str:
+    return host.run("curl", "-s", "--max-time", "5", url, check=False).stdout
+
+
+def test_rates_are_limited_by_the_plugin_bandwidth_behind_it(two: list[Cni]) -> None:
+    one, _ = two
+    container = one.container()
+    limits = {
+        "ingressRate": 8_000_000,
+        "ingressBurst": 800_000,
+        "egressRate": 4_000_000,
+        "egressBurst": 400_000,
+    }
+    chained = {"prevResult": one.add(container), **limits}
+    told = one.chained("bandwidth", "ADD", one.of(container), **chained)
+    (end,) = one.ends()
+    assert "tbf" in one.host.run("tc", "qdisc", "show", "dev", end).stdout
+    mirror = told["interfaces"][-1]["name"]
+    assert "4Mbit" in one.host.run("tc", "qdisc", "show", "dev", mirror).stdout
+    one.chained("bandwidth", "DEL", one.of(container), **chained)
+    assert mirror not in one.host.ip("link", "show").stdout
+
+
 def test_without_addresses_it_is_a_cable(two: list[Cni]) -> None:
     one, _ = two
     container = one.container()
@@ -249,10 +368,8 @@ def test_what_is_wrong_is_said_by_its_number(two: list[Cni]) -> None:
     assert one.fails("FLY")[0] == 4
     assert one.fails("ADD", {**conf, "cniVersion": "9.0.0"}, **of)[0] == 1
     assert one.fails("STATUS")[0] == 1  # this one is since 1.1.0
-    assert one.fails("ADD", {**conf, "ipMasq": True}, **of) == (
-        2,
-        "ipMasq: vxcore does not know it; leave it out",
-    )
+    assert one.fails("ADD", {**conf, "vlan": 7}, **of) == (2, "vlan: vxcore does not know it; leave it out")
+    assert one.fails("ADD", {**conf, "ipMasqBackend": "iptables"}, **of)[0] == 2
     assert one.fails("ADD", **{**of, "CONTAINERID": "../x"})[0] == 4
     assert one.fails("ADD", **{**of, "IFNAME": "a/b"})[0] == 4
     assert one.fails("ADD", **{**of, "NETNS": ""})[0] == 4
@@ -265,6 +382,11 @@ def test_what_is_wrong_is_said_by_its_number(two: list[Cni]) -> None:
         {"ipam": []},
         {"bridge": "vx42"},
         {"vni": 43},
+        {"mtu": 1451},
+        {"mtu": 67},
+        {"mtu": True},
+        {"ipMasq": "yes"},
+        {"hairpinMode": True, "promiscMode": True},
     ):
         assert one.fails("ADD", {**conf, **wrong}, **of)[0] == 7, wrong
     assert one.fails("ADD", {**conf, "runtimeConfig": {"mac": "01:00:00:00:00:00"}}, **of)[0] == 7
@@ -312,8 +434,8 @@ def newest(two: list[Cni]) -> Cni:
 def test_status(newest: Cni) -> None:
     assert newest.ask("STATUS") == (0, None)
     assert (newest.folder / "nine.log").read_text() == "STATUS\n"
-    assert newest.fails("STATUS", {**newest.conf, "vni": 43})[0] == 50
-    assert newest.fails("STATUS", {**newest.conf, "control": "/nosuch/x.sock"})[0] == 50
+    assert newest.fails("STATUS", {**newest.conf, "vni": 43})[0] == 51
+    assert newest.fails("STATUS", {**newest.conf, "control": "/nosuch/x.sock"})[0] == 51
 
 
 def test_what_nobody_has_any_more_is_collected(newest: Cni) -> None:
@@ -329,6 +451,40 @@ def test_what_nobody_has_any_more_is_collected(newest: Cni) -> None:
     assert newest.ask("GC", {**newest.conf, "cni.dev/valid-attachments": valid}) == (0, None)
     assert newest.ends() == [before]
     assert json.loads(kept.ip("-j", "link", "show", "eth0").stdout)
+
+
+def test_rules_that_nobody_has_any_more_are_collected(newest: Cni) -> None:
+    kept, gone = newest.container(), newest.container()
+    newest.conf |= {"ipMasq": True}
+    for container in (kept, gone):
+        newest.add(container)
+    run("ip", "netns", "delete", gone.namespace)  # and its devices with it
+    foreign = {**newest.conf, "name": "red", "cni.dev/valid-attachments": []}
+    assert newest.ask("GC", foreign) == (0, None)
+    assert newest.tables().count("vxcni") == 2
+    valid = [{"containerID": kept.namespace, "ifname": "eth0"}]
+    assert newest.ask("GC", {**newest.conf, "cni.dev/valid-attachments": valid}) == (0, None)
+    assert newest.tables().count("vxcni") == 1
+    assert newest.ask("DEL", **newest.of(kept)) == (0, None)
+    assert newest.tables() == ""
+
+
+def test_what_results_and_routes_have_since_1_1(newest: Cni) -> None:
+    delegate = newest.folder / "nine"
+    route = (
+        '{"dst": "10.50.0.0/16", "gw": "10.9.0.1", "mtu": 1300, "advmss": 1200, "priority": 7, "table": 99}'
+    )
+    delegate.write_text(DELEGATE.replace("}]}'", f'}}], "routes": [{route}]}}\''))
+    container = newest.container()
+    told = newest.add(container)
+    assert [each["mtu"] for each in told["interfaces"]] == [1450, 1450, 1450]
+    assert told["routes"] == [json.loads(route)]
+    (made,) = json.loads(container.ip("-j", "-d", "route", "show", "table", "99").stdout)
+    assert (made["gateway"], made["metric"], made["metrics"]) == (
+        "10.9.0.1",
+        7,
+        [{"mtu": 1300, "advmss": 1200}],
+    )
 
 
 def test_versions(two: list[Cni]) -> None:
@@ -349,7 +505,7 @@ def test_it_starts_fast() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(took() for _ in range(5)) < 0.15
+    assert any(took() < 0.1 for _ in range(20))
 
 
 def test_it_imports_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Real podman with the plugin as its network: a container and the kernel's vxlan device reach each other."""
+"""Real podman with the plugin as its network, by the examples of docs/cni: the segment, the way out, ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import peers
-from support.hosts import Lan, VtepProcess
+from support.hosts import Lan, VtepProcess, wait_until
 from support.rooms import Room, image, program
 from support.tree import ROOT
 
@@ -34,18 +34,19 @@ conmon_path = ["{2}"]
 
 
 class Podman:
-    """podman in a room, with the network blue of docs/cni, for a VTEP whose control socket is in `folder`."""
+    """podman in a room, with the networks of docs/cni, for a VTEP whose control socket is in `folder`."""
 
     def __init__(self, room: Room, folder: Path) -> None:
         self._room, self._folder = room, folder
         (folder / "bin").mkdir()
         (folder / "bin" / "vxcore-cni").write_text(PLUGIN)
         (folder / "bin" / "vxcore-cni").chmod(0o755)
-        blue = json.loads((ROOT / "docs" / "cni" / "blue.conflist").read_text())
-        blue["plugins"][0]["control"] = str(folder / "control.sock")
-        blue["plugins"][0]["ipam"]["dataDir"] = str(folder / "ipam")
         (folder / "net.d").mkdir()
-        (folder / "net.d" / "blue.conflist").write_text(json.dumps(blue))
+        for example in (ROOT / "docs" / "cni").glob("*.conflist"):
+            network = json.loads(example.read_text())
+            network["plugins"][0]["control"] = str(folder / "control.sock")
+            network["plugins"][0]["ipam"]["dataDir"] = str(folder / "ipam")
+            (folder / "net.d" / example.name).write_text(json.dumps(network))
         (folder / "containers.conf").write_text(CONF.format(folder, REFERENCE, program("conmon")))
         policy = folder / ".config" / "containers" / "policy.json"
         policy.parent.mkdir(parents=True)
@@ -74,18 +75,19 @@ def podman(lan: Lan, tmp_path: Path) -> Iterator[Podman]:
         program(name)
     if not (REFERENCE / "host-local").exists():
         peers.missing("the CNI plugin host-local is not there; `make test` installs it")
-    room = Room(lan.hosts[0])
+    one, other = lan.hosts
+    control = ("--control", str(tmp_path / "control.sock"))
+    remotes = ("--local", one.v4, "--remote", other.v4, "--tap", "vx42")
+    VtepProcess(one, "up", "--vni", "42", *remotes, *control)
+    room = Room(one)
     try:
         yield Podman(room, tmp_path)
     finally:
         room.close()
 
 
-def test_podman_attaches_containers_by_the_plugin(lan: Lan, podman: Podman, tmp_path: Path) -> None:
+def test_podman_attaches_containers_by_the_plugin(lan: Lan, podman: Podman) -> None:
     one, other = lan.hosts
-    control = ("--control", str(tmp_path / "control.sock"))
-    remotes = ("--local", one.v4, "--remote", other.v4, "--tap", "vx42")
-    VtepProcess(one, "up", "--vni", "42", *remotes, *control)
     other.kernel_vxlan([one])
     other.ip("address", "add", "10.9.0.12/16", "dev", "vx42")
     assert "blue" in podman("network", "ls")
@@ -95,3 +97,17 @@ def test_podman_attaches_containers_by_the_plugin(lan: Lan, podman: Podman, tmp_
     other.ping("10.9.1.10")
     podman("rm", "-f", "-t", "0", "c1")
     assert "vxc" not in one.ip("link").stdout.replace("vxcore", "")
+
+
+def test_podman_publishes_ports_by_a_plugin_behind_it(lan: Lan, podman: Podman) -> None:
+    """The other host has no part in the segment here: it reaches the container by the host's address."""
+    one, other = lan.hosts
+    where = ("--network", "published", "-p", "8080:80", "--name", "web")
+    podman("run", "-d", *where, "localhost/busybox", "httpd", "-f", "-h", "/etc")
+    podman("exec", "web", "sh", "-c", "echo published > /etc/page")
+    url = f"http://{one.v4}:8080/page"
+    wait_until(lambda: other.run("curl", "-s", url, check=False).stdout == "published\n", "the port answers")
+    podman("exec", "web", "ping", "-c", "1", "-W", "10", other.v4)  # the way out
+    podman("rm", "-f", "-t", "0", "web")
+    assert "vxcni" not in one.run("nft", "list", "tables").stdout
+    assert "8080" not in one.run("iptables-save").stdout

@@ -21,7 +21,8 @@ _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _DEVICE = re.compile(r"(?!\.{1,2}\Z)[!-$&-.0-9;-~]{1,15}")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _MAX_VNI = 0xFF_FFFF
-_UNSUPPORTED = ("ipMasq", "vlan", "hairpinMode", "promiscMode", "macspoofchk")
+_SMALLEST_MTU = 68
+_UNSUPPORTED = ("vlan", "vlanTrunk", "macspoofchk", "portIsolation", "disableContainerInterface")
 """Keys of the reference plugin `bridge` that would be missed."""
 
 
@@ -35,7 +36,7 @@ class Code(IntEnum):
     DECODE = 6
     CONFIG = 7
     TRY_AGAIN = 11
-    NOT_AVAILABLE = 50
+    NOT_CONNECTED = 51
     SYSTEM = 100
     NOT_AS_IT_WAS = 101
 
@@ -90,6 +91,14 @@ class Config(NamedTuple):
     """Whether the bridge has the gateway's address."""
     default_route: bool
     """Whether containers' default route is by it."""
+    masquerade: bool
+    """Whether what containers send to other networks has this host's address."""
+    hairpin: bool
+    """Whether a container may reach itself by a published port."""
+    promiscuous: bool
+    """Of the bridge."""
+    mtu: int | None
+    """None: the segment's."""
     mac: str | None
     ipam: str | None
     """The plugin that gives addresses; None: there are none."""
@@ -111,9 +120,7 @@ def read_config(text: bytes, command: str) -> Config:
         raise CniError(Code.VERSION, f"cniVersion {version!r}: known are {', '.join(VERSIONS)}")
     if command in _SINCE_1_1 and version in VERSIONS[:2]:
         raise CniError(Code.VERSION, f"cniVersion {version!r}: {command} is since 1.1.0")
-    for key in _UNSUPPORTED:
-        if data.get(key):
-            raise CniError(Code.UNSUPPORTED, f"{key}: vxcore does not know it; leave it out")
+    _refuse_unsupported(data)
     vni = _key(data, "vni", int)
     if isinstance(vni, bool) or not isinstance(vni, int) or not 0 <= vni <= _MAX_VNI:
         raise CniError(Code.CONFIG, f"vni: {vni!r} is not allowed; an integer from 0 to {_MAX_VNI}")
@@ -126,11 +133,34 @@ def read_config(text: bytes, command: str) -> Config:
         control=_key(data, "control", str),
         gateway=default_route or bool(_key(data, "isGateway", bool)),
         default_route=default_route,
+        masquerade=bool(_key(data, "ipMasq", bool)),
+        hairpin=bool(_key(data, "hairpinMode", bool)),
+        promiscuous=bool(_key(data, "promiscMode", bool)),
+        mtu=_mtu(data),
         mac=_mac(data),
         ipam=_word(_key(data, "ipam", dict) or {}, "type", _NAME),
         previous=_key(data, "prevResult", dict),
         data=data,
     )
+
+
+def _refuse_unsupported(data: Mapping[str, Any]) -> None:
+    for key in _UNSUPPORTED:
+        if data.get(key):
+            raise CniError(Code.UNSUPPORTED, f"{key}: vxcore does not know it; leave it out")
+    backend = data.get("ipMasqBackend") or "nftables"
+    if backend != "nftables":
+        raise CniError(Code.UNSUPPORTED, f"ipMasqBackend: {backend!r} is none of vxcore's; nftables is")
+    if data.get("hairpinMode") and data.get("promiscMode"):
+        raise CniError(Code.CONFIG, "hairpinMode, promiscMode: one goes without the other")
+
+
+def _mtu(data: Mapping[str, Any]) -> int | None:
+    """Zero is none, as the plugin `bridge` has it."""
+    mtu: int | None = _key(data, "mtu", int) or None
+    if mtu is not None and (isinstance(mtu, bool) or mtu < _SMALLEST_MTU):
+        raise CniError(Code.CONFIG, f"mtu: {mtu!r} is not allowed; an integer from {_SMALLEST_MTU} on")
+    return mtu
 
 
 def _key(data: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -175,6 +205,8 @@ def valid_attachments(config: Config) -> set[tuple[str, str]]:
 def result(config: Config, interfaces: list[dict[str, Any]], leased: Mapping[str, Any]) -> dict[str, Any]:
     """What ADD says: devices, of which the last is the container's, and addresses, after those before."""
     before = config.previous or {}
+    if config.version in VERSIONS[:2]:  # what is since 1.1
+        interfaces = [{key: each[key] for key in each if key != "mtu"} for each in interfaces]
     earlier = list(before.get("interfaces") or ())
     own = len(earlier) + len(interfaces) - 1
     ips = [
@@ -184,5 +216,5 @@ def result(config: Config, interfaces: list[dict[str, Any]], leased: Mapping[str
     made: dict[str, Any] = {"cniVersion": config.version, "interfaces": earlier + interfaces}
     made["ips"] = list(before.get("ips") or ()) + ips
     made["routes"] = list(before.get("routes") or ()) + list(leased.get("routes") or ())
-    made["dns"] = leased.get("dns") or before.get("dns") or {}
+    made["dns"] = _key(config.data, "dns", dict) or leased.get("dns") or before.get("dns") or {}
     return made

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
@@ -33,11 +33,14 @@ _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
-_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
+_VETH_PEER, _BRPORT_HAIRPIN = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 0x02
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
-_RT_TABLE_MAIN, _RTPROT_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
-_IFF_UP = 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 8, 15
+_RTAX_MTU, _RTAX_ADVMSS = 2, 8
+_RT_TABLE_UNSPEC, _RT_TABLE_MAIN = 0, 254
+_RTPROT_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
+_IFF_UP, _IFF_PROMISC = 0x1, 0x100
 _CLONE_NEWNET = 0x40000000
 _BUFFER_LEN = 1 << 18
 
@@ -118,11 +121,16 @@ class Netlink:
 
     def enslave(self, name: str, bridge: str) -> None:
         """Put a device into a bridge, and set it up."""
-        self._change(name, _int(_IFLA_MASTER, socket.if_nametoindex(bridge)), up=True)
+        self._change(name, _int(_IFLA_MASTER, socket.if_nametoindex(bridge)), flags=_IFF_UP)
 
-    def set_up(self, name: str) -> None:
+    def allow_hairpin(self, name: str) -> None:
+        """Let the bridge send back by this device what came from there."""
+        hairpin = _nest(_INFO_PORT_DATA, _attribute(_BRPORT_HAIRPIN, b"\1"))
+        self._change(name, _nest(_IFLA_LINKINFO, _text(_INFO_PORT_KIND, "bridge"), hairpin))
+
+    def set_up(self, name: str, *, promiscuous: bool = False) -> None:
         """Set a device up."""
-        self._change(name, up=True)
+        self._change(name, flags=_IFF_UP | (_IFF_PROMISC if promiscuous else 0))
 
     def delete(self, name: str) -> bool:
         """Delete a device; False: there is none."""
@@ -136,8 +144,7 @@ class Netlink:
     def _new(self, name: str, *attributes: bytes) -> None:
         self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _LINK.pack(0, 0, 0, 0, 0) + b"".join(attributes), name)
 
-    def _change(self, name: str, *attributes: bytes, up: bool = False) -> None:
-        flags = _IFF_UP if up else 0
+    def _change(self, name: str, *attributes: bytes, flags: int = 0) -> None:
         head = _LINK.pack(0, 0, socket.if_nametoindex(name), flags, flags)
         self._ask(_NEWLINK, _ACK, head + b"".join(attributes), name)
 
@@ -164,17 +171,26 @@ class Netlink:
         with suppress(FileExistsError):
             self._ask(_NEWADDR, _ACK | _CREATE | _EXCL, body, f"{name}: {address}")
 
-    def add_route(self, name: str, to: Interface, gateway: str | None) -> None:
-        """A route by a device; one that there is is no error."""
-        scope = _SCOPE_UNIVERSE if gateway or to.version == 6 else _SCOPE_LINK
+    def add_route(
+        self, name: str, to: Interface, gateway: str | None, more: Mapping[str, int] | None = None
+    ) -> None:
+        """A route by a device; one that there is is no error. `more`: keys of CNI's routes since 1.1."""
+        more = more or {}
+        scope = more.get("scope", _SCOPE_UNIVERSE if gateway or to.version == 6 else _SCOPE_LINK)
         body = _ROUTE.pack(
-            *(_family(to.version), to.network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope),
+            *(_family(to.version), to.network.prefixlen, 0, 0, _RT_TABLE_UNSPEC, _RTPROT_STATIC, scope),
             *(_RTN_UNICAST, 0),
         )
         body += _attribute(_RTA_DST, to.network.network_address.packed)
         body += _int(_RTA_OIF, socket.if_nametoindex(name))
+        body += _int(_RTA_TABLE, more.get("table", _RT_TABLE_MAIN))
         if gateway:
             body += _attribute(_RTA_GATEWAY, ip_interface(gateway).ip.packed)
+        if "priority" in more:
+            body += _int(_RTA_PRIORITY, more["priority"])
+        metrics = {_RTAX_MTU: more.get("mtu"), _RTAX_ADVMSS: more.get("advmss")}
+        if any(metrics.values()):
+            body += _nest(_RTA_METRICS, *(_int(kind, value) for kind, value in metrics.items() if value))
         with suppress(FileExistsError):
             self._ask(_NEWROUTE, _ACK | _CREATE | _EXCL, body, f"{name}: route {to}")
 

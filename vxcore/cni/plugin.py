@@ -16,6 +16,7 @@ from ipaddress import IPv4Interface, ip_interface
 from typing import Any, NamedTuple
 
 from vxcore.addresses import mac_of
+from vxcore.cni import masquerade
 from vxcore.cni.exchange import (
     VERSIONS,
     Attachment,
@@ -104,16 +105,22 @@ def add(config: Config, environment: Environment) -> dict[str, Any]:
     """A device in the container, on the segment, with its addresses; or nothing, and an error."""
     where = attachment(environment, netns=True)
     segment = _segment(config, Code.TRY_AGAIN)
-    with ExitStack() as undo, Netlink() as links:
+    mtu = _mtu(config, segment)
+    with Netlink() as links, ExitStack() as undo:  # which needs the links
         _ready_bridge(links, config, segment)
         undo.callback(_quietly, lambda: delegate(config, "DEL", environment))
         leased = delegate(config, "ADD", environment)
         mac = config.mac or _mac_of(leased)
         outside = _outside(where)
         links.delete(outside)  # what an attempt before has left
-        links.add_veth(outside, where.device, where.netns, segment.mtu, mac, _alias(config))
+        links.add_veth(outside, where.device, where.netns, mtu, mac, _alias(config))
         undo.callback(_quietly, lambda: links.delete(outside))
         links.enslave(outside, config.bridge)
+        if config.hairpin:
+            links.allow_hairpin(outside)
+        if config.masquerade:
+            masquerade.masquerade(config, outside, leased)
+            undo.callback(_quietly, lambda: masquerade.forget(config, outside))
         if config.gateway:
             _be_gateway(links, config, leased)
         with namespace(where.netns), Netlink() as inside:
@@ -121,6 +128,12 @@ def add(config: Config, environment: Environment) -> dict[str, Any]:
         made = [_described(links, config.bridge), _described(links, outside), own | {"sandbox": where.netns}]
         undo.pop_all()
     return result(config, made, leased)
+
+
+def _mtu(config: Config, segment: Segment) -> int:
+    if config.mtu is not None and config.mtu > segment.mtu:
+        raise CniError(Code.CONFIG, f"mtu: {config.mtu} is more than the {segment.mtu} of the segment")
+    return config.mtu or segment.mtu
 
 
 def _quietly(call: Callable[[], object]) -> None:
@@ -155,7 +168,7 @@ def _ready_bridge(links: Netlink, config: Config, segment: Segment) -> None:
         raise CniError(Code.CONFIG, f"bridge: {segment.tap} is in {other}; name that one")
     if not tap.master:
         links.enslave(segment.tap, config.bridge)
-    links.set_up(config.bridge)
+    links.set_up(config.bridge, promiscuous=config.promiscuous)
 
 
 def _make_bridge(links: Netlink, name: str, mtu: int) -> None:
@@ -191,12 +204,18 @@ def _dress(links: Netlink, config: Config, device: str, leased: Mapping[str, Any
         links.add_address(device, address)
     for route in leased.get("routes") or ():
         to = ip_interface(route["dst"])
-        links.add_route(device, to, route.get("gw") or _gateway_of(ips, to.version))
+        links.add_route(device, to, route.get("gw") or _gateway_of(ips, to.version), _more_of(route))
     if config.default_route:
         for version, every in _ALL.items():
             if gateway := _gateway_of(ips, version):
                 links.add_route(device, ip_interface(every), gateway)
     return _described(links, device)
+
+
+def _more_of(route: Mapping[str, Any]) -> dict[str, int]:
+    """What a route may have since 1.1."""
+    keys = ("mtu", "advmss", "priority", "table", "scope")
+    return {key: route[key] for key in keys if isinstance(route.get(key), int) and route[key] >= 0}
 
 
 def _gateway_of(ips: list[dict[str, Any]], version: int) -> str | None:
@@ -206,7 +225,7 @@ def _gateway_of(ips: list[dict[str, Any]], version: int) -> str | None:
 
 def _described(links: Netlink, name: str) -> dict[str, Any]:
     link = _require(links, name)
-    return {"name": name, "mac": link.mac}
+    return {"name": name, "mac": link.mac, "mtu": link.mtu}
 
 
 def _require(links: Netlink, name: str) -> Link:
@@ -225,6 +244,8 @@ def delete(config: Config, environment: Environment) -> None:
     delegate(config, "DEL", environment)
     with Netlink() as links:
         links.delete(_outside(where))
+    if config.masquerade:
+        masquerade.forget(config, _outside(where))
 
 
 def check(config: Config, environment: Environment) -> None:
@@ -239,6 +260,8 @@ def check(config: Config, environment: Environment) -> None:
         for name in (segment.tap, _outside(where)):
             if _require(links, name).master != bridge.number:
                 raise CniError(Code.NOT_AS_IT_WAS, f"{name}: it is not in {config.bridge} any more")
+    if config.masquerade and not masquerade.is_there(config, _outside(where)):
+        raise CniError(Code.NOT_AS_IT_WAS, "ipMasq: its rules are gone")
     with namespace(where.netns), Netlink() as inside:
         _check_inside(inside, config.previous, where)
 
@@ -258,8 +281,11 @@ def _check_inside(links: Netlink, previous: Mapping[str, Any], where: Attachment
 
 
 def status(config: Config, environment: Environment) -> None:
-    """Whether ADD could do its work; raises CniError if not."""
-    _segment(config, Code.NOT_AVAILABLE)
+    """Whether ADD could do its work; raises CniError if not.
+
+    Where the segment is not served, containers that there are do not reach those of other hosts either.
+    """
+    _segment(config, Code.NOT_CONNECTED)
     delegate(config, "STATUS", environment)
 
 
@@ -270,6 +296,8 @@ def collect(config: Config, environment: Environment) -> None:
         for link in links.links():
             if link.alias == _alias(config) and link.name not in kept:
                 links.delete(link.name)
+    if config.masquerade:
+        masquerade.forget_others(config, kept)
     delegate(config, "GC", environment)
 
 
