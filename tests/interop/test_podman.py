@@ -1,4 +1,4 @@
-"""Real podman with the plugin as its network, by the examples of docs/cni: the segment, the way out, ports."""
+"""Real podman with the plugin as its network, by the examples of docs/cni: segment, way out, ports."""
 
 from __future__ import annotations
 

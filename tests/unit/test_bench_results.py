@@ -198,6 +198,9 @@ def test_words_choose_suites_and_cases() -> None:
     assert of("datapath/latency") == of("datapath/latency/*")
     assert of("datapath/latency/*/veth", "datapath") == {"datapath": ()}
     assert of("startup/imp*") == {"startup": ("import",)}
+    quick = Options(quick=True)
+    assert "containers" not in {each.suite.name for each in suites.chosen([], quick)}
+    assert [each.suite.name for each in suites.chosen(["containers"], quick)] == ["containers"]
 
 
 @pytest.mark.parametrize(

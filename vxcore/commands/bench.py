@@ -39,7 +39,7 @@ def _benchmarks() -> ModuleType:
 @command(
     "run suites, or some of their cases; `run` may be left out",
     "vxcore bench                                  # everything, in under half an hour\n"
-    "vxcore bench --quick                          # in three minutes\n"
+    "vxcore bench --quick                          # in two minutes, without containers\n"
     "vxcore bench codec 'datapath/tcp/*' --json result.json\n"
     "vxcore bench codec --list",
     argument(
@@ -48,7 +48,7 @@ def _benchmarks() -> ModuleType:
         metavar="SUITE",
         help="a suite, or a pattern of its cases such as 'codec/encap*' (all suites)",
     ),
-    argument("--quick", action="store_true", help="fewer rounds, smaller tables and files: three minutes"),
+    argument("--quick", action="store_true", help="fewer rounds, smaller tables and files: two minutes"),
     argument("--json", type=Path, metavar="FILE", help="where the result goes (build/bench.json)"),
     argument("--update", action="store_true", help="keep what FILE has of suites that are not run"),
     argument("--list", action="store_true", help="show the names, and measure nothing"),
