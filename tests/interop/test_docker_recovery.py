@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from typing import Any
 
 import pytest
 from support.docker import BLUE, Docker, blue
 from support.hosts import wait_until
+
+from vxcore.docker.protocol import GENERIC
 
 pytestmark = pytest.mark.usefixtures("root", "no_docker_network_is_left")
 
@@ -78,6 +82,35 @@ def test_docker_starts_without_vxcore(docker_hosts: list[Docker]) -> None:
     one.start_vxcore(n_segments=1)
     one("run -d --name c1 --network blue --ip 10.9.0.11 busybox sleep infinity")
     one.ping("c1", "10.9.0.12")
+
+
+def test_containers_return_when_docker_is_back_before_vxcore(docker_hosts: list[Docker]) -> None:
+    """All of a host was killed; Docker looks for vxcore for 15 seconds before it gives containers up."""
+    one, other = docker_hosts
+    blue(docker_hosts, "--restart always")
+    one.lose()
+    one.start_daemon(wait=False)
+    one.start_vxcore(n_segments=1)
+    one.wait_for_daemon()
+    wait_until(lambda: one.inspect("container", "c1")["State"]["Running"], "c1 is back", 60)
+    other.ping("c2", "10.9.0.11")
+    assert len(one.networks()[0]["endpoints"]) == 1
+
+
+def test_a_network_that_docker_has_forgotten_can_be_deleted(docker_hosts: list[Docker]) -> None:
+    """As docs/containers.md has it: Docker ended while it made the network, or lost its files."""
+    one, _ = docker_hosts
+    lost = "a" * 64
+    assert say(one, "CreateNetwork", {"NetworkID": lost, "Options": {GENERIC: {"vxcore.vni": "42"}}}) == {}
+    assert f"42 is the VNI of network {lost[:12]}" in one.refuses(BLUE)
+    assert say(one, "DeleteNetwork", {"NetworkID": lost}) == {}
+    one(BLUE)
+
+
+def say(docker: Docker, method: str, body: dict[str, Any]) -> Any:
+    """What the driver answers to a request of a user's own."""
+    where = ("--unix-socket", "/run/docker/plugins/vxcore.sock", f"http://vxcore/NetworkDriver.{method}")
+    return json.loads(docker.command("curl", "-s", "-d", json.dumps(body), *where).stdout)
 
 
 def test_a_killed_container_leaves_nothing(docker_hosts: list[Docker]) -> None:

@@ -72,7 +72,7 @@ class Docker:
         self._room = self._room or Room(self.host)
         return self._room
 
-    def start_daemon(self) -> None:
+    def start_daemon(self, *, wait: bool = True) -> None:
         """Start Docker, and wait until it answers."""
         words = (
             *("--storage-driver", "vfs", "--data-root", str(self.folder / "docker")),
@@ -85,7 +85,12 @@ class Docker:
             self.daemon = self._here().start(
                 program("dockerd"), *words, stdout=log, stderr=log, env=environment
             )
-        wait_until(self._answers, f"dockerd answers; see {log.name}", 60)
+        if wait:
+            self.wait_for_daemon()
+
+    def wait_for_daemon(self) -> None:
+        """Until Docker answers."""
+        wait_until(self._answers, f"dockerd answers; see {self.folder}", 60)
 
     def _answers(self) -> bool:
         assert self.daemon is not None

@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,7 +52,7 @@ class Driver:
             devices.delete(name)
         for network in networks.values():
             for endpoint in list(network.endpoints.values()):
-                if endpoint.sandbox and not Path(endpoint.sandbox).exists():
+                if endpoint.sandbox and not endpoint.is_in_a_container:
                     del network.endpoints[endpoint.id]
             try:
                 self._open(network)
@@ -176,15 +175,21 @@ class Driver:
     # Endpoints
 
     def create_endpoint(self, asked: CreateEndpoint) -> Told:
-        """A MAC address; the device comes when a container joins."""
+        """A MAC address; the device comes when a container joins.
+
+        An endpoint that is in no container gives way: Docker may have deleted it while vxcore did not run.
+        """
         network = self._book.require(asked.network_id)
         wanted = asked.interface or protocol.Interface()
         mac = checked_mac(wanted.mac_address) if wanted.mac_address else ""
         chosen = "" if mac else mac_for(wanted.address, asked.endpoint_id)
         endpoint = Endpoint(id=asked.endpoint_id, mac=mac or chosen)
-        for other in network.endpoints.values():
-            if other.mac == endpoint.mac and other.id != endpoint.id:
+        for other in list(network.endpoints.values()):
+            if other.mac != endpoint.mac or other.id == endpoint.id:
+                continue
+            if other.is_in_a_container:
                 raise ConfigError(f"{endpoint.mac} is the MAC address of endpoint {other.id[:12]}")
+            del network.endpoints[other.id]
         self._keep(network, endpoint)
         return protocol.endpoint_created(chosen)
 

@@ -7,6 +7,7 @@ that what it says of networks is never half of one.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -67,6 +68,11 @@ class Endpoint(Struct, kw_only=True):
     mac: str
     sandbox: str = ""
     """The file of the container's network namespace; "": it is in none."""
+
+    @property
+    def is_in_a_container(self) -> bool:
+        """Whether that is there; of one that has ended Docker leaves the file for a while, but no mount."""
+        return bool(self.sandbox) and os.path.ismount(self.sandbox)  # Path.is_mount() wants a folder
 
 
 class Network(Struct, kw_only=True):
