@@ -26,6 +26,13 @@ def frame(sequence: int, size: int = 64) -> bytes:
     return FRAMES[size][sequence]
 
 
+def stamped(sequence: int, time_ns: int) -> bytes:
+    """The same, sent at another time."""
+    batch = PacketBatch(sequence + 1)
+    Plan(run=5).generator().fill(batch, time_ns=time_ns)
+    return batch.to_frames()[sequence]
+
+
 def check(frames: list[bytes], time_ns: int = 0) -> Received:
     checker = Checker()
     checker.take(PacketBatch.from_frames(frames), time_ns)
@@ -93,11 +100,29 @@ def test_any_order_at_all(sequences: list[int]) -> None:
         ([0, 1500, 1], {"lost": 1499, "late": 1}),
         ([0, 1024, 1], {"lost": 1022, "reordered": 1}),
         ([0, 1024, 0], {"lost": 1023, "late": 1}),
+        ([0, 1500, 1, 1025], {"lost": 1498, "late": 1, "reordered": 1, "duplicated": 0}),
     ],
 )
 def test_by_example(sequences: list[int], expected: dict[str, int]) -> None:
     got = check([frame(n) for n in sequences])
     assert {name: getattr(got, name) for name in expected} == expected
+
+
+def test_a_stream_whose_first_frame_is_early_has_the_latencies_of_the_others() -> None:
+    checker = Checker()
+    for sequence, latency in enumerate((-5, 300, 100, 200)):
+        checker.take_frame(stamped(sequence, 10_000), 10_000 + latency)
+    (row,) = received(checker).rows
+    assert (row.latency_least, row.latency_mean, row.latency_most) == (100, 200, 300)
+
+
+def test_a_sender_that_lies_about_its_times_makes_no_mean_below_zero() -> None:
+    checker, now = Checker(), (1 << 47) - 1
+    liar = stamped(0, 0)
+    for _ in range((1 << 16) + 2):
+        checker.take_frame(liar, now)
+    (row,) = received(checker).rows
+    assert row.latency_mean == pytest.approx(now)
 
 
 def test_streams_are_kept_apart_and_the_worst_comes_first() -> None:

@@ -183,18 +183,17 @@ def _latency(checker: Checker) -> Latency | None:
 
 
 def _row(row: np.void, lost: int, tunnel: bool) -> StreamRow:
-    n = int(row["received"])
     return StreamRow(
         run=int(row["key"]) >> _KEY_RUN & 0xFFFF,
         stream=int(row["key"]) & _KEY_STREAM,
         vni=int(row["vni"]) if tunnel else None,
-        packets=n,
+        packets=int(row["received"]),
         bytes=int(row["bytes"]),
         before=int(row["first"]),
         lost=lost,
         **{name: int(row[name]) for name in ("duplicated", "reordered", "late")},
         latency_least=int(row["least_ns"]),
-        latency_mean=round(int(row["sum_ns"]) / n),
+        latency_mean=round(float(row["sum_ns"]) / max(1, int(row["latencies"]))),
         latency_most=int(row["most_ns"]),
     )
 

@@ -50,15 +50,17 @@ cdef struct StreamState:
     uint64_t first           # the lowest sequence number that came
     uint64_t next            # what follows the highest
     uint64_t received, bytes_, duplicated, reordered, late
-    int64_t least_ns, most_ns, sum_ns
+    uint64_t latencies       # how many there are: a frame that is early has none
+    int64_t least_ns, most_ns
+    double sum_ns            # which senders could make as large as they like
     uint32_t vni, unused
     uint64_t seen[16]        # of the last WINDOW sequence numbers, in a ring
 
 STATE = np.dtype(
     [(name, "<u8") for name in ("key", "first", "next", "received", "bytes")]
-    + [(name, "<u8") for name in ("duplicated", "reordered", "late")]
-    + [(name, "<i8") for name in ("least_ns", "most_ns", "sum_ns")]
-    + [("vni", "<u4"), ("unused", "<u4"), ("seen", "<u8", (WINDOW_WORDS,))])
+    + [(name, "<u8") for name in ("duplicated", "reordered", "late", "latencies")]
+    + [(name, "<i8") for name in ("least_ns", "most_ns")]
+    + [("sum_ns", "<f8"), ("vni", "<u4"), ("unused", "<u4"), ("seen", "<u8", (WINDOW_WORDS,))])
 cdef uint64_t USED = <uint64_t>1 << 63
 
 
@@ -250,10 +252,11 @@ cdef class Checker:
         self.t.sum_ns += ns
         self.t.latencies += 1
         if s != NULL:
-            if s.received == 1 or ns < s.least_ns:
+            if s.latencies == 0 or ns < s.least_ns:
                 s.least_ns = ns
             s.most_ns = max(s.most_ns, ns)
             s.sum_ns += ns
+            s.latencies += 1
 
 
 cdef inline bint is_whole(const uint8_t *frame, const Flow *flow, bint trusted) noexcept nogil:
@@ -268,7 +271,6 @@ cdef inline bint is_whole(const uint8_t *frame, const Flow *flow, bint trusted) 
 
 cdef inline bint note_sequence(StreamState *s, uint64_t sequence) noexcept nogil:
     """Count the next frame of a stream; False, and nothing is, when it cannot be one."""
-    cdef uint64_t behind
     if s.received == 0:
         s.first, s.next = sequence, sequence
     if sequence >= s.next:
@@ -276,15 +278,15 @@ cdef inline bint note_sequence(StreamState *s, uint64_t sequence) noexcept nogil
             return False
         move_window(s, sequence)
         s.next = sequence + 1
+    elif s.next - 1 - sequence >= WINDOW:
+        s.received += 1
+        s.late += 1
+        return True  # its place in the window is another number's now
+    elif was_seen(s, sequence):
+        s.duplicated += 1
     else:
-        behind = s.next - 1 - sequence
-        if behind >= WINDOW:
-            s.late += 1
-        elif was_seen(s, sequence):
-            s.duplicated += 1
-        else:
-            s.reordered += 1
-            s.first = min(s.first, sequence)
+        s.reordered += 1
+        s.first = min(s.first, sequence)
     s.received += 1
     s.seen[(sequence % WINDOW) >> 6] |= <uint64_t>1 << (sequence & 63)
     return True
