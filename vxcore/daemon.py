@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
@@ -214,6 +215,11 @@ class _Life:
     """Whether its file is not ours."""
     metrics: MetricsServer | None = None
     leaving: bool = False
+    stopping: bool = False
+    heir: Channel | None = None
+    """The process that is taking the VTEP over."""
+    changing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while settings are read again: what is handed over is what they have made of it, or not yet."""
     began: float = field(default_factory=time.monotonic)
 
     def live(self, handed: Parts, started: Callable[[], None]) -> int:
@@ -222,6 +228,7 @@ class _Life:
             started()
             self.manager.ready(_status(self.vtep))
             code = _wait(self.vtep, self.signals, self._again(), self.manager)
+            self._refuse_heirs()
             failure = self.vtep.failure
             self.manager.stopping(_words(failure) if failure else "stopping")
         log.info("%s", self._summary())
@@ -238,8 +245,9 @@ class _Life:
         self.manager.reloading()
         status = ""
         try:
-            settings = self._read_again()
-            self.vtep.apply(settings)
+            with self.changing:
+                settings = self._read_again()
+                self.vtep.apply(settings)
             logs.configure(settings.log)
         except Exception as error:
             log.error("not reloaded, nothing has changed: %s", _words(error))
@@ -287,15 +295,26 @@ class _Life:
         others[_CONTROL] = Part([listening.fileno()], {"keep_file": self.keeps_control})
         if self.metrics is not None:
             others[_METRICS] = self.metrics.part()
-        self.leaving = True
+        with self.changing:
+            self.leaving = True
         try:
-            hand_over(Channel(connection), cast("Vtep", self.vtep), self.about, others, pid)
+            with closing(Channel(connection)) as self.heir:
+                if self.stopping:
+                    self.heir.end()
+                hand_over(self.heir, cast("Vtep", self.vtep), self.about, others, pid)
+                self._leave(pid)
         except Exception as error:
             log.error("not handed over to process %d, this one goes on: %s", pid, _words(error))
             log.debug("raised here:", exc_info=error)
-            self.leaving = False
-        else:
-            self._leave(pid)
+        finally:
+            self.leaving, self.heir = False, None
+
+    def _refuse_heirs(self) -> None:
+        """Who is told to end ends, and nobody has the VTEP after him unless he has it already."""
+        self.stopping = True
+        heir = self.heir
+        if heir is not None:
+            heir.end()
 
     def _leave(self, pid: int) -> None:
         """End at once, for all that would be put back is in use, and no thread has anything left to do."""

@@ -136,6 +136,11 @@ class Channel:
         """Hang up."""
         self._socket.close()
 
+    def end(self) -> None:
+        """From any thread: neither can say anything any more; what was said before can still be read."""
+        with suppress(OSError):  # the other has hung up
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def send(self, message: Struct, fds: Iterable[int] = (), seconds: float = RUN_S) -> None:
         """Say something, with descriptors, which stay open here."""
         body, fds = msgspec.msgpack.encode(message), list(fds)
@@ -218,6 +223,7 @@ def hand_over(channel: Channel, vtep: Vtep, about: About, others: Mapping[str, P
     When this returns its lanes stand and the new process has it: end, and put nothing back. HandoverError
     says why the VTEP is still here; then it forwards as before.
     """
+    process = _process(pid)
     try:
         channel.receive(Want, RUN_S)
         began = time.monotonic()
@@ -226,10 +232,12 @@ def hand_over(channel: Channel, vtep: Vtep, about: About, others: Mapping[str, P
         _finish(channel, vtep, time.monotonic() - began)
     except BaseException as error:
         if not isinstance(error, HungUpError):
-            _end(pid)
+            _end(process)
         if vtep.stands:
             vtep.go_on()
         raise
+    finally:
+        os.close(process)
 
 
 def _offer(channel: Channel, vtep: Vtep, about: About, parts: Mapping[str, Part]) -> None:
@@ -257,15 +265,22 @@ def _finish(channel: Channel, vtep: Vtep, elapsed_s: float) -> None:
     channel.receive(Running, RUN_S)
 
 
-def _end(pid: int) -> None:
+def _process(pid: int) -> int:
+    """A descriptor of a process, so that no other one of that number is ever taken for it."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise HungUpError("the other process has ended") from None
+    except OSError:  # of number 0, as those are in other PID namespaces
+        text = "the other process cannot be seen from here, nor ended if it fails; start it beside this one"
+        raise HandoverError(text) from None
+
+
+def _end(process: int) -> None:
     """See to it that a process is no more, before its ports are used again."""
-    with suppress(OSError, ValueError):  # it has ended, or cannot be seen from here
-        fd = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], _END_S)
-        finally:
-            os.close(fd)
+    with suppress(OSError):  # it has ended
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [], _END_S)
 
 
 def _kept(memory: Memory, within_s: int | None = None) -> Kept:

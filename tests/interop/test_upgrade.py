@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.hosts import Lan, VtepProcess, wait_until
+from support.hosts import DEADLINE_S, Lan, VtepProcess, wait_until
 from support.tree import ROOT
 from support.upgrading import (
     KINDS,
@@ -297,3 +297,32 @@ client.become("takeover", versions=[1])
     assert "may not use this socket" in one.run(sys.executable, "-c", script, check=False).stderr
     assert vtep.show()["pid"] == vtep.pid
     vtep.stop()
+
+
+def test_it_lives_on_when_nobody_waits_to_hear_that_it_was_upgraded(lan: Lan) -> None:
+    one, _ = lan.hosts
+    vtep = up(lan)
+    new = one.start(*VXCORE, "takeover")
+    assert new.stdout is not None
+    new.stdout.close()
+    assert output(vtep.vtep.process) == f"upgraded pid {new.pid}\n"
+    assert vtep.vtep.process.wait(DEADLINE_S) == 0
+    answers(one)
+    new.terminate()
+    assert new.wait(DEADLINE_S) == 0
+
+
+def test_who_is_told_to_end_ends_while_a_new_process_prepares(lan: Lan, tmp_path: Path) -> None:
+    one, _ = lan.hosts
+    vtep = up(lan)
+    program = tmp_path / "vxcore"
+    text = ASKS + "ask_for(channel); print('asked', flush=True); print(channel.receive(Final, 99))"
+    program.write_text(text.replace("{python}", sys.executable))
+    program.chmod(0o755)
+    new = one.start(str(program), "--control", f"/run/vxcore/netns-{one.namespace}.sock")
+    assert new.stdout is not None
+    assert new.stdout.readline() == "asked\n"
+    log = vtep.stop()
+    assert "the other process has hung up" in log
+    assert "the other process has hung up" in new.communicate()[1]
+    assert "vx42" not in one.ip("link").stdout

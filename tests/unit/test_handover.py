@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from vxcore import handover
+from vxcore import daemon, handover, logs
+from vxcore.config import Log
 from vxcore.errors import ConfigError
 from vxcore.handover import (
     About,
@@ -28,6 +32,7 @@ from vxcore.handover import (
     ask_for,
     hand_over,
 )
+from vxcore.notify import ServiceManager
 from vxcore.parts import Part, Parts
 from vxcore.state import ROW, Learned
 
@@ -40,6 +45,14 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     one, other = socket.socketpair()
     with one, other:
         yield one, other
+
+
+@pytest.fixture
+def pid() -> Iterator[int]:
+    """Of a process that stands for the new one, and may be killed."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
 
 
 def files(n: int) -> list[int]:
@@ -180,7 +193,7 @@ def runs(channel: Channel) -> None:
 
 
 def test_lanes_stand_when_the_new_process_is_ready_and_not_before(
-    ends: tuple[socket.socket, socket.socket],
+    ends: tuple[socket.socket, socket.socket], pid: int
 ) -> None:
     old, seen = Old(), []
     offer: list[Offer] = []
@@ -190,7 +203,7 @@ def test_lanes_stand_when_the_new_process_is_ready_and_not_before(
         seen.extend(old.done)
 
     thread = new(Channel(ends[1]), asks, ready, takes_final, runs)
-    hand_over(Channel(ends[0]), old, ABOUT, {}, 0)  # type: ignore[arg-type]
+    hand_over(Channel(ends[0]), old, ABOUT, {}, pid)  # type: ignore[arg-type]
     thread.join()
     assert (seen, old.done) == ([], ["stand"])
     assert offer[0].about == ABOUT
@@ -208,25 +221,76 @@ def test_lanes_stand_when_the_new_process_is_ready_and_not_before(
     ],
 )
 def test_lanes_go_on_wherever_the_new_process_ends(
-    ends: tuple[socket.socket, socket.socket], steps: tuple[Callable[[Channel], object], ...], done: list[str]
+    ends: tuple[socket.socket, socket.socket],
+    pid: int,
+    steps: tuple[Callable[[Channel], object], ...],
+    done: list[str],
 ) -> None:
     old = Old()
     thread = new(Channel(ends[1]), *steps)
     with pytest.raises(HandoverError):
-        hand_over(Channel(ends[0]), old, ABOUT, {}, 0)  # type: ignore[arg-type]
+        hand_over(Channel(ends[0]), old, ABOUT, {}, pid)  # type: ignore[arg-type]
     thread.join()
     assert old.done == done
 
 
 def test_a_new_process_that_is_silent_is_given_up(
-    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[socket.socket, socket.socket], pid: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "PREPARE_S", 0.1)
     old = Old()
     Channel(ends[1]).send(Want())
     with pytest.raises(HandoverError, match="does not answer"):
-        hand_over(Channel(ends[0]), old, ABOUT, {}, 0)  # type: ignore[arg-type]
+        hand_over(Channel(ends[0]), old, ABOUT, {}, pid)  # type: ignore[arg-type]
     assert old.done == []
+
+
+@pytest.mark.parametrize(("number", "error"), [(0, "cannot be seen from here"), (1 << 22, "has ended")])
+def test_nothing_is_offered_to_a_process_that_could_not_be_ended(
+    ends: tuple[socket.socket, socket.socket], number: int, error: str
+) -> None:
+    old = Old()
+    Channel(ends[1]).send(Want())
+    with pytest.raises(HandoverError, match=error):
+        hand_over(Channel(ends[0]), old, ABOUT, {}, number)  # type: ignore[arg-type]
+    assert old.done == []
+    ends[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ends[1].recv(1)
+
+
+def test_what_is_handed_over_is_never_a_reload_that_is_half_done(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, done = threading.Event(), []
+
+    class Slow(Old):
+        def apply(self, settings: object) -> None:
+            time.sleep(0.2)
+            done.append("applied")
+
+        def describe(self) -> list[object]:
+            return []
+
+        def turns(self) -> list[int]:
+            return []
+
+    def read() -> Any:
+        reads.set()
+        return SimpleNamespace(log=Log())
+
+    old: Any = Slow()
+    manager: Any = ServiceManager({})
+    life = daemon._Life(old, old.running(), frozenset(), manager, read, ABOUT)
+    monkeypatch.setattr(daemon, "hand_over", lambda *_: done.append("handed over"))
+    monkeypatch.setattr(daemon._Life, "_leave", lambda *_: None)
+    monkeypatch.setattr(logs, "configure", lambda _: None)
+    thread = threading.Thread(target=life._apply)
+    thread.start()
+    assert reads.wait(5)
+    life._hand_over(ends[0], ends[1], 0)
+    thread.join()
+    assert done == ["applied", "handed over"]
 
 
 # The new process

@@ -15,11 +15,11 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-from vxcore.commands import argument, command
+from vxcore.commands import ReaderGoneError, argument, command
 from vxcore.commands.asking import ASKING, CONTROL, JSON, connect, say, say_json
 from vxcore.errors import VxcoreError
 
-_WAIT_S = 120.0  # more than either of the two waits for the other
+_WAIT_S = 180.0  # more than both wait for each other, for what is ended then may have the VTEP
 
 
 @command(
@@ -50,7 +50,8 @@ def takeover(arguments: argparse.Namespace) -> int:
     from vxcore import daemon
 
     def tell(done: dict[str, Any]) -> None:
-        say_json(done) if arguments.json else say(_told(done))
+        with suppress(ReaderGoneError):  # who asked has not waited; the VTEP is here even so
+            say_json(done) if arguments.json else say(_told(done))
 
     return daemon.take_over(arguments.control, tell)
 

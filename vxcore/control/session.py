@@ -216,7 +216,6 @@ class Session:
             await self._worker.do(call)
         finally:
             self._worker.accept(True)
-            connection.close()
         raise _GoneError
 
     async def _monitor(self, message: Message, given: Monitor) -> None:
