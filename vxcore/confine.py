@@ -18,7 +18,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vxcore.errors import ConfigError
+from vxcore.errors import ConfigError, VxcoreError
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
@@ -143,14 +143,17 @@ def confine(settings: Settings) -> None:
     log.info("confined: user %s, %s%s", user, " ".join(kept) or "no capabilities", filtered)
 
 
-def confine_like(pid: int) -> None:
+def confine_like(pid: int, owner: int) -> None:
     """Have no more than another process has, where this one has more: its user, groups and capabilities.
 
-    Raises OSError when the kernel refuses.
+    `owner` is the user whose socket has told of it. Raises VxcoreError when that is neither root nor the
+    process's own, for anybody could name a process of root's; OSError when the kernel refuses.
     """
     lines = Path("/proc", str(pid), "status").read_text().splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     uid, gid = (int(status[name].split()[1]) for name in ("Uid", "Gid"))  # the effective ones
+    if owner not in (0, uid):
+        raise VxcoreError(f"process {pid} is of user {uid}, and the control socket that names it of {owner}")
     _drop_bounding(_numbered(int(status["CapBnd"], 16)))
     if uid != os.geteuid():
         _become(uid, gid, [int(group) for group in status["Groups"].split()])

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from vxcore import activation, config, logs, succession
 from vxcore.confine import confine, confine_like
 from vxcore.control.client import Client
+from vxcore.control.socket_file import peer_of
 from vxcore.errors import ConfigError
 from vxcore.handover import VERSIONS, About, Channel, Offer, ask_for, begin, hand_over
 from vxcore.notify import ServiceManager, Watchdog
@@ -138,7 +139,7 @@ def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
         old_pid = client.pid
     with closing(Channel(connection)) as channel:
         succession.join(old_pid)
-        confine_like(old_pid)
+        confine_like(old_pid, peer_of(connection).uid)
         offer, settings, handed = ask_for(channel)
         about, manager = offer.about, ServiceManager(offer.about.environment)
         reload = None if about.file is None else partial(_load, about.file, about.control)

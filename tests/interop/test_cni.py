@@ -359,6 +359,9 @@ def test_a_failure_leaves_nothing(two: list[Cni]) -> None:
     code, message = one.fails("ADD", **one.of(container))
     assert (code, "File exists" in message) == (100, True)
     assert (one.ends(), one.leases()) == ([], [])
+    named = {**one.conf, "name": "b" * 300, "ipam": {}}  # no alias is so long
+    assert one.fails("ADD", named, **one.of(one.container()))[0] == 100
+    assert one.ends() == []
 
 
 def test_what_is_wrong_is_said_by_its_number(two: list[Cni]) -> None:
@@ -392,6 +395,8 @@ def test_what_is_wrong_is_said_by_its_number(two: list[Cni]) -> None:
     assert one.fails("ADD", {**conf, "runtimeConfig": {"mac": "01:00:00:00:00:00"}}, **of)[0] == 7
     assert one.fails("CHECK", **of) == (7, "prevResult: missing; CHECK is about what ADD has said")
     assert one.fails("ADD", {**conf, "ipam": {"type": "nosuch"}}, **of)[0] == 4
+    wrong = {"args": {"cni": "mac"}}
+    assert one.fails("ADD", {**conf, **wrong}, **of) == (7, "cni: 'mac' is not allowed; an object")
     nobody = {**conf, "control": str(one.folder / "nobody.sock")}
     code, message = one.fails("ADD", nobody, **of)
     assert (code, "no vxcore answers here" in message) == (11, True)
@@ -409,6 +414,12 @@ def test_what_the_delegate_says_is_said(two: list[Cni]) -> None:
     assert message.startswith("ipam host-local: ")
     assert "no IP addresses available" in message
     assert len(one.ends()) == 1
+    for said, told in (("[]", "ipam mute: it says [], which is no JSON object"), ('{"code": "x"}', "failed")):
+        mute = one.folder / "mute"
+        mute.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{said}'\nexit 1\n")
+        mute.chmod(0o755)
+        code, message = one.fails("ADD", {**one.conf, "ipam": {"type": "mute"}}, **one.of(one.container()))
+        assert (code, told in message) == (100, True)
 
 
 # What is new in 1.1, with a delegate that knows it
@@ -444,6 +455,10 @@ def test_what_nobody_has_any_more_is_collected(newest: Cni) -> None:
         newest.add(container)
     (before, *_) = newest.ends()
     assert newest.fails("GC")[0] == 7
+    for wrong in ("x", {"containerID": kept.namespace}, {"container": kept.namespace, "ifname": "eth0"}):
+        conf = {**newest.conf, "cni.dev/valid-attachments": [wrong]}
+        assert newest.fails("GC", conf)[0] == 7
+    assert len(newest.ends()) == 2
     valid = [{"containerID": kept.namespace, "ifname": "eth0"}]
     foreign = {**newest.conf, "name": "red", "cni.dev/valid-attachments": []}
     assert newest.ask("GC", foreign) == (0, None)

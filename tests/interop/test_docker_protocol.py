@@ -17,6 +17,9 @@ import pytest
 from support.hosts import Host, Lan, VtepProcess, run, wait_until
 from support.tree import ROOT
 
+from vxcore import config
+from vxcore.addresses import VniRange
+
 pytestmark = pytest.mark.usefixtures("root")
 RECORDED = json.loads((ROOT / "tests" / "vectors" / "docker_requests.json").read_text())
 BODIES = {each["method"]: each["body"] for each in RECORDED}
@@ -223,6 +226,25 @@ def test_a_network_that_cannot_be_kept_is_not_made(plugin: Plugin) -> None:
     assert plugin.create(vni="42") == {}
 
 
+def test_a_network_whose_tap_cannot_be_made_whole_leaves_none(shared: Plugin) -> None:
+    assert "Err" in shared("CreateNetwork", NetworkID="a" * 300)  # no alias is so long
+    assert shared.devices() == set()
+    assert shared("CreateNetwork") == {}
+
+
+def test_an_endpoint_whose_end_cannot_be_kept_is_deleted_when_that_is_asked_again(plugin: Plugin) -> None:
+    plugin("CreateNetwork")
+    plugin("CreateEndpoint")
+    known = plugin.state.read_bytes()
+    plugin.state.unlink()
+    plugin.state.mkdir()
+    assert "Is a directory" in plugin("DeleteEndpoint")["Err"]
+    plugin.state.rmdir()
+    plugin.state.write_bytes(known)
+    assert plugin("DeleteEndpoint") == {}
+    assert plugin.file()[0]["endpoints"] == {}
+
+
 def test_vnis_run_out(lan: Lan, tmp_path: Path) -> None:
     plugin = Plugin(lan.hosts[0], tmp_path / "one")
     plugin.start("docker", "--local", plugin.host.v4, "--vni", "7-8", *plugin.options)
@@ -301,19 +323,22 @@ def test_a_container_that_ended_meanwhile_is_forgotten(plugin: Plugin, container
 
 
 def test_one_network_that_cannot_be_back_does_not_keep_others_away(plugin: Plugin) -> None:
-    plugin.create("a" * 64, vni="7")
+    low = min(VniRange(config.Docker().vnis).ends)
+    plugin.create("a" * 64, vni=str(low))
     plugin.create("b" * 64, vni="8")
     plugin.vtep.stop()
-    plugin.host.ip("link", "delete", "vxd7")
-    plugin.host.ip("link", "add", "vxd7", "type", "bridge")
+    plugin.host.ip("link", "delete", f"vxd{low}")
+    plugin.host.ip("link", "add", f"vxd{low}", "type", "bridge")
     plugin.start(n_segments=1)
     assert plugin.vtep.ready[0].startswith("ready vni 8 tap vxd8 ")
+    assert plugin.create("c" * 64) == {}  # it takes neither VNI
+    assert plugin("DeleteNetwork", NetworkID="c" * 64) == {}
     assert plugin("CreateEndpoint", NetworkID="b" * 64)["Interface"]
     assert "Err" not in plugin("Join", NetworkID="b" * 64)
     for network in "ab":
         assert plugin("DeleteNetwork", NetworkID=network * 64) == {}
     assert plugin.file() == []
-    assert plugin.devices() - {DEVICE} == {"vxd7"}  # which is somebody else's
+    assert plugin.devices() - {DEVICE} == {f"vxd{low}"}  # which is somebody else's
 
 
 @pytest.mark.parametrize(

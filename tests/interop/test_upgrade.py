@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -326,3 +327,31 @@ def test_who_is_told_to_end_ends_while_a_new_process_prepares(lan: Lan, tmp_path
     assert "the other process has hung up" in log
     assert "the other process has hung up" in new.communicate()[1]
     assert "vx42" not in one.ip("link").stdout
+
+
+IMPOSTOR = """
+import json, os, socket, sys
+from vxcore.control import PROTOCOL
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(sys.argv[1])
+sock.listen()
+print("listens", flush=True)
+client, _ = sock.accept()
+said = client.makefile("rw")
+for line in ({"vxcore": "9", "protocol": PROTOCOL, "pid": int(sys.argv[2])}, {"id": 1, "ok": {"version": 1}}):
+    said.write(json.dumps(line) + "\\n")
+    said.flush()
+    said.readline()
+"""
+
+
+def test_a_user_cannot_have_root_take_a_vtep_over_that_is_not_his(lan: Lan, public_file: Path) -> None:
+    one, _ = lan.hosts
+    public_file.parent.chmod(0o777)
+    path = str(public_file.with_name("control.sock"))
+    impostor = one.start(sys.executable, "-c", IMPOSTOR, path, str(os.getpid()))
+    assert output(impostor) == "listens\n"
+    done = one.run(*VXCORE, "takeover", "--control", path, check=False)
+    assert done.returncode == 1
+    assert f"process {os.getpid()} is of user 0, and the control socket that names it of 65534" in done.stderr

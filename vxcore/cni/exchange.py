@@ -186,7 +186,7 @@ def _missing(key: str) -> str:
 
 def _mac(data: Mapping[str, Any]) -> str | None:
     """By the capability `mac`, or by ``args``, as the conventions have it."""
-    arguments = (_key(data, "args", dict) or {}).get("cni") or {}
+    arguments = _key(_key(data, "args", dict) or {}, "cni", dict) or {}
     mac = (_key(data, "runtimeConfig", dict) or {}).get("mac") or arguments.get("mac")
     try:
         return str(MacAddress(str(mac))) if mac else None
@@ -199,7 +199,11 @@ def valid_attachments(config: Config) -> set[tuple[str, str]]:
     listed = config.data.get("cni.dev/valid-attachments")
     if not isinstance(listed, list):
         raise CniError(Code.CONFIG, "cni.dev/valid-attachments: missing; a list")
-    return {(str(each.get("containerID")), str(each.get("ifname"))) for each in listed}
+    try:
+        return {(str(each["containerID"]), str(each["ifname"])) for each in listed}
+    except (KeyError, TypeError):  # not to be guessed at: who is not among them loses his device
+        text = "cni.dev/valid-attachments: not allowed; a list of objects with containerID and ifname"
+        raise CniError(Code.CONFIG, text) from None
 
 
 def result(config: Config, interfaces: list[dict[str, Any]], leased: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,10 +38,13 @@ def delegate(config: Config, command: str, environment: Mapping[str, str]) -> di
         told = json.loads(done.stdout) if done.stdout.strip() else {}
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise CniError(Code.SYSTEM, f"ipam {config.ipam}: {error}") from None
+    if not isinstance(told, dict):
+        raise CniError(Code.SYSTEM, f"ipam {config.ipam}: it says {told!r}, which is no JSON object")
     if done.returncode:
-        code = int(told.get("code") or Code.SYSTEM)
+        code = told.get("code")
+        code = code if isinstance(code, int) and code else Code.SYSTEM
         raise CniError(code, f"ipam {config.ipam}: {told.get('msg', 'failed')}", told.get("details", ""))
-    return dict(told)
+    return told
 
 
 def _find(name: str, paths: str) -> Path:

@@ -113,8 +113,8 @@ def add(config: Config, environment: Environment) -> dict[str, Any]:
         mac = config.mac or _mac_of(leased)
         outside = _outside(where)
         links.delete(outside)  # what an attempt before has left
-        links.add_veth(outside, where.device, where.netns, mtu, mac, _alias(config))
         undo.callback(_quietly, lambda: links.delete(outside))
+        links.add_veth(outside, where.device, where.netns, mtu, mac, _alias(config))
         links.enslave(outside, config.bridge)
         if config.hairpin:
             links.allow_hairpin(outside)

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,18 @@ def make_tap(name: str, network_id: str, *, multi_queue: bool) -> None:
     This host takes no part in what it carries: no ARP, no IPv6, and IPv4 from it is refused, for nothing is
     routed to it. Raises ConfigError when somebody else has a device of that name.
     """
-    with _links(name) as route:
+    with _links(name) as route, ExitStack() as undo:
         existing = _find(route, name)
         if existing is not None and existing.get_attr("IFLA_IFALIAS") != _ALIAS + network_id:
             raise ConfigError(f"{name}: there is a device of that name; delete it, or choose another VNI")
         if existing is None:
             _make_persistent(name, multi_queue)
+            undo.callback(delete, name)
         index = route.link_lookup(ifname=name)[0]
         route.link("set", index=index, ifalias=_ALIAS + network_id, flags=_IFF_NOARP, change=_IFF_NOARP)
         _shut(name)
         route.link("set", index=index, state="up")
+        undo.pop_all()
 
 
 def delete_tap(name: str, network_id: str) -> None:

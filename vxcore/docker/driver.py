@@ -137,6 +137,7 @@ class Driver:
 
     def _free_vni(self) -> int:
         taken = {segment.vni for segment in self._vtep.settings.segments}
+        taken |= {network.vni for network in self._book.networks.values()}  # one may carry nothing now
         low, high = VniRange(self._settings.vnis).ends
         for vni in range(low, high + 1):
             if vni not in taken:
@@ -209,8 +210,13 @@ class Driver:
         """With its device, which Docker has put back; one that is not known may have one, too."""
         devices.delete(device_of(asked.endpoint_id))
         network = self._book.networks.get(asked.network_id)
-        if network is not None and network.endpoints.pop(asked.endpoint_id, None) is not None:
-            self._book.save()
+        endpoint = network.endpoints.pop(asked.endpoint_id, None) if network else None
+        if network and endpoint:
+            try:
+                self._book.save()
+            except OSError:  # it is asked for again
+                network.endpoints[endpoint.id] = endpoint
+                raise
         return {}
 
     def endpoint_info(self, asked: OfEndpoint) -> Told:
