@@ -48,7 +48,7 @@ BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping ovsdb-
 
 # What would start daemons when it is installed, and a busybox that is static whatever else is here.
 DOCKER := docker.io containerd busybox-static
-UNPACKED := prometheus podman conmon $(DOCKER)
+UNPACKED := prometheus podman conmon etcd-server $(DOCKER)
 
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \

@@ -32,6 +32,8 @@ OUTPUTS: dict[str, Any] = {
     "show fdb": list[p.FdbRow],
     "show remote": list[p.RemoteRow],
     "show neighbour": list[p.NeighbourRow],
+    "show plane": list[p.PlaneRow],
+    "show route": list[p.RouteRow],
     "show lane": list[p.LaneRow],
     "show drops": list[p.DropRow],
     "show offload": list[p.OffloadRow],

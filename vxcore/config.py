@@ -84,6 +84,15 @@ _SOCKET = Meta(
 _PLUGIN = Meta(
     pattern=r"\A/[^\x00]*[^\x00/]\Z", description='a path such as "/run/docker/plugins/vxcore.sock"'
 )
+_URL = Meta(
+    pattern=r"\Ahttps?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?\Z",
+    description='a URL such as "http://192.0.2.10:2379"',
+)
+_URLS = Meta(min_length=1, description='a list of URLs such as "http://192.0.2.10:2379"')
+_PREFIX = Meta(
+    pattern=r"\A(?:/[A-Za-z0-9._-]+)+\Z", description='a path without a / at its end, such as "/vxcore"'
+)
+_USER_NAME = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a user of etcd's")
 _GROUP = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a group of users")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
 _ASKED = Meta(description='"flood", "drop", "ask", or a table with the keys rate and burst')
@@ -398,6 +407,26 @@ class Docker(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The other hosts, of networks that name none."""
 
 
+class Etcd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Let VTEPs tell each other by etcd who is where (docs/etcd.md); without this table they do not."""
+
+    urls: Annotated[tuple[Annotated[str, _URL], ...], _URLS]
+    """The members of the store, which are tried in turn."""
+    prefix: Annotated[str, _PREFIX] = "/vxcore"
+    """What all keys begin with; VTEPs with another one know nothing of these."""
+    lease: Annotated[int, Meta(ge=2, le=86_400)] = 30
+    """Seconds after which a VTEP that is not heard of is gone for all others."""
+    timeout: Annotated[int, Meta(ge=1, le=600)] = 5
+    """Seconds that a member has to answer."""
+    ca: Annotated[str, _FILE] | None = None
+    """Whom the members' certificates are to be from (PEM); None: whom this system trusts."""
+    cert: Annotated[str, _FILE] | None = None
+    """Our certificate."""
+    key: Annotated[str, _FILE] | None = None
+    user: Annotated[str, _USER_NAME] | None = None
+    password_file: Annotated[str, _FILE] | None = None
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -417,6 +446,7 @@ class Settings(
     process: Annotated[Process, Meta(description="a [process] table")] | None = None
     metrics: Annotated[Metrics, Meta(description="a [metrics] table")] | None = None
     docker: Annotated[Docker, Meta(description="a [docker] table")] | None = None
+    etcd: Annotated[Etcd, Meta(description="an [etcd] table")] | None = None
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
@@ -550,6 +580,8 @@ def docker_from_arguments(options: Mapping[str, Any]) -> Settings:
     """The settings of Docker's driver, without segments, from the options of ``vxcore docker``."""
     given = _given(options)
     data = _of_process(given) | {"segment": [], "docker": _settings_of(Docker, given)}
+    if "urls" in given:
+        data["etcd"] = {"urls": given["urls"]}
     return _validated(data, lambda problem: _explain_option(problem, data), Bare)
 
 
@@ -682,6 +714,24 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _too_many_ports(settings)
     yield from _remotes_alike(settings)
     yield from _unreachable_peers(settings)
+    if settings.etcd is not None:
+        yield from _etcd_contradictions(settings.etcd)
+
+
+def _etcd_contradictions(etcd: Etcd) -> Iterator[Problem]:
+    for one, other in (("cert", "key"), ("user", "password_file")):
+        for name, missing in ((one, other), (other, one)):
+            if getattr(etcd, name) is not None and getattr(etcd, missing) is None:
+                yield Problem(("etcd", name), f"{{}} and no {missing}", "both, or neither of them")
+    secure = [url.startswith("https:") for url in etcd.urls]
+    for index, url in enumerate(etcd.urls):
+        port = url.rstrip("/").rpartition(":")[2]
+        if port.isdecimal() and not 1 <= int(port) <= 65535:
+            yield Problem(("etcd", "urls", index), "{} has no such port", "a port from 1 to 65535")
+    for name in ("ca", "cert"):
+        if getattr(etcd, name) is not None and not all(secure):
+            where = ("etcd", "urls", secure.index(False))
+            yield Problem(where, f"{{}} is in the clear, and there is {name}", "URLs that begin with https:")
 
 
 def _underlay_contradictions(underlay: Underlay) -> Iterator[Problem]:
@@ -1010,6 +1060,7 @@ def explain_in_file(problem: Problem, data: dict[str, Any], name: str, text: str
 _OPTION_NAMES = {
     "remotes": "--remote",
     "peers": "--peer",
+    "urls": "--etcd",
     "neighbours": "--neighbour",
     "learning": "--nolearning",
     "count": "--lanes",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vxcore.docker.driver import Driver
     from vxcore.engine import RemoteTraffic, Traffic
     from vxcore.metrics import MetricsServer
+    from vxcore.planes.serving import Planes
     from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -120,10 +121,13 @@ def serve(
     with (
         _blocked(signals),
         (vtep_factory or _engine_vtep)(settings) as vtep,
-        _docker(vtep, settings) as driver,
+        _planes(vtep, settings) as planes,
+        _docker(vtep, settings, planes) as driver,
     ):
         about = About(file, control, manager.environment)
-        life = _Life(vtep, settings, signals, manager, reload, about, driver, given, given is not None)
+        life = _Life(
+            vtep, settings, signals, manager, reload, about, planes, driver, given, given is not None
+        )
         return life.live(NOTHING, lambda: _announce(vtep.describe()))
 
 
@@ -144,13 +148,17 @@ def take_over(path: str | None, tell: Callable[[dict[str, Any]], None]) -> int:
         about, manager = offer.about, ServiceManager(offer.about.environment)
         reload = None if about.file is None else partial(_load, about.file, about.control)
         confine(settings)
-        with _blocked(_signals(reload)), _engine_vtep(settings, handed) as vtep:
+        with (
+            _blocked(_signals(reload)),
+            _engine_vtep(settings, handed) as vtep,
+            _planes(vtep, settings) as planes,
+        ):
             for module in _LATER:  # they must not be missing when nobody else forwards any more
                 import_module(module)
             stood_ms = begin(channel, cast("Vtep", vtep), offer) / 1e6
             logs.configure(settings.log)
             taken = _Taken(channel, offer, handed, old_pid, round(stood_ms, 3))
-            life = _Life(vtep, settings, _signals(reload), manager, reload, about)
+            life = _Life(vtep, settings, _signals(reload), manager, reload, about, planes)
             return life.live(handed, lambda: taken.tell(tell))
 
 
@@ -190,13 +198,24 @@ def _engine_vtep(settings: Settings, handed: Parts | None = None) -> AbstractCon
     return Vtep(settings, handed)
 
 
-def _docker(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[Driver | None]:
+def _planes(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[Planes | None]:
+    """The control planes, if settings may name any."""
+    if settings.etcd is None and settings.docker is None:
+        return nullcontext()
+    from vxcore.planes.serving import Planes
+
+    return Planes(cast("Vtep", vtep), settings)
+
+
+def _docker(
+    vtep: RunningVtep, settings: Settings, planes: Planes | None
+) -> AbstractContextManager[Driver | None]:
     """Docker's driver, if it is to be served."""
     if settings.docker is None:
         return nullcontext()
     from vxcore.docker.server import serving
 
-    return serving(cast("Vtep", vtep), settings.docker)
+    return serving(cast("Vtep", vtep), settings.docker, cast("Planes", planes))
 
 
 @dataclass
@@ -209,6 +228,7 @@ class _Life:
     manager: ServiceManager
     reload: Reload | None
     about: About
+    planes: Planes | None = None
     driver: Driver | None = None
     control: socket | None = None
     """The control socket, where a service manager listens on it."""
@@ -227,6 +247,8 @@ class _Life:
         """Serve those who ask until the end, on sockets that may be `handed` over; the exit code."""
         with self._metrics(handed), self._controlled(handed):
             started()
+            if self.planes is not None:
+                self.planes.start()
             self.manager.ready(_status(self.vtep))
             code = _wait(self.vtep, self.signals, self._again(), self.manager)
             self._refuse_heirs()
@@ -274,7 +296,9 @@ class _Life:
         from vxcore.control.server import serving
 
         hand_over, stays = (self._hand_over, "") if self.driver is None else (None, _DOCKER_STAYS)
-        operated = Operated(cast("Vtep", self.vtep), self._again(), self.about.file, hand_over, stays)
+        planes = tuple if self.planes is None else self.planes.status
+        vtep = cast("Vtep", self.vtep)
+        operated = Operated(vtep, self._again(), self.about.file, planes, hand_over, stays)
         part = handed.take(_CONTROL)
         if part is not None:
             (self.control,), self.keeps_control = sockets(part.fds), part.facts["keep_file"]
@@ -286,7 +310,8 @@ class _Life:
             return nullcontext()
         from vxcore.metrics import MetricsServer
 
-        self.metrics = MetricsServer(self.vtep, self.settings.metrics, handed.take(_METRICS))
+        planes = tuple if self.planes is None else self.planes.status
+        self.metrics = MetricsServer(self.vtep, self.settings.metrics, handed.take(_METRICS), planes)
         return self.metrics
 
     def _hand_over(self, connection: socket, listening: socket, pid: int) -> None:

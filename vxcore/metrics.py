@@ -12,7 +12,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
@@ -107,6 +107,22 @@ METRICS = (
         (),
         "Frames let in from a VTEP for which there was no room among the remotes",
     ),
+    Metric("vxcore_plane_connected", "gauge", ("plane",), "1 while a control plane is connected"),
+    Metric(
+        "vxcore_plane_stale_seconds",
+        "gauge",
+        ("plane",),
+        "For how long what it says has been from before its connection was lost; 0: it is not",
+    ),
+    Metric("vxcore_plane_heard", "gauge", ("plane",), "Members and endpoints that others announce"),
+    Metric("vxcore_plane_announced", "gauge", ("plane",), "Members and endpoints that this VTEP announces"),
+    Metric(
+        "vxcore_plane_troubles",
+        "gauge",
+        ("plane",),
+        "What it ignores, and what is not announced, for another VTEP has it (`vxcore show plane`)",
+    ),
+    Metric("vxcore_plane_done_total", "counter", ("plane", "what"), "What it has done: splits, messages"),
 )
 
 
@@ -123,11 +139,34 @@ class Metered(Protocol):
         """What each remote sent and got."""
 
 
+class PlaneStatus(Protocol):
+    """How a control plane is (`vxcore.planes.plane.Status`)."""
+
+    @property
+    def plane(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def since_s(self) -> float: ...
+    @property
+    def heard(self) -> int: ...
+    @property
+    def announced(self) -> int: ...
+    @property
+    def troubles(self) -> Sized: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+
+Planes = Callable[[], Iterable[PlaneStatus]]
+
+
 class VtepCollector(Collector):
     """What prometheus-client asks for values; so many segments and remotes have series of their own."""
 
-    def __init__(self, vtep: Metered, n_segments: int, n_remotes: int) -> None:
+    def __init__(self, vtep: Metered, n_segments: int, n_remotes: int, planes: Planes) -> None:
         self._vtep, self._n_segments, self._n_remotes = vtep, n_segments, n_remotes
+        self._planes = planes
 
     def collect(self) -> Iterator[Family]:
         """All metrics as they are now."""
@@ -137,6 +176,7 @@ class VtepCollector(Collector):
             **_of_traffic(traffic, self._n_segments),
             **_of_remotes(self._vtep.remote_traffic(), self._n_remotes),
             **_of_totals(totals),
+            **_of_planes(list(self._planes())),
         }
         for metric in METRICS:
             yield _family(metric, samples[metric.name])
@@ -216,10 +256,26 @@ def _of_totals(totals: dict[str, Any]) -> dict[str, list[Sample]]:
     }
 
 
-def registry(vtep: Metered, settings: config.Metrics) -> CollectorRegistry:
+def _of_planes(planes: Sequence[PlaneStatus]) -> dict[str, list[Sample]]:
+    def each(value: Callable[[PlaneStatus], float]) -> list[Sample]:
+        return [((plane.plane,), value(plane)) for plane in planes]
+
+    return {
+        "vxcore_plane_connected": each(lambda plane: plane.state == "connected"),
+        "vxcore_plane_stale_seconds": each(lambda plane: plane.since_s if plane.state == "stale" else 0.0),
+        "vxcore_plane_heard": each(lambda plane: plane.heard),
+        "vxcore_plane_announced": each(lambda plane: plane.announced),
+        "vxcore_plane_troubles": each(lambda plane: len(plane.troubles)),
+        "vxcore_plane_done_total": [
+            ((plane.plane, what), n) for plane in planes for what, n in plane.counts.items()
+        ],
+    }
+
+
+def registry(vtep: Metered, settings: config.Metrics, planes: Planes = tuple) -> CollectorRegistry:
     """What a scrape reads: the VTEP's metrics, and this process's."""
     both = CollectorRegistry()
-    both.register(VtepCollector(vtep, settings.segments, settings.remotes))
+    both.register(VtepCollector(vtep, settings.segments, settings.remotes, planes))
     ProcessCollector(registry=both)
     return both
 
@@ -234,8 +290,10 @@ class MetricsServer:
     part is the socket of another process, which listens.
     """
 
-    def __init__(self, vtep: Metered, settings: config.Metrics, handed: Part | None = None) -> None:
-        served = registry(vtep, settings)
+    def __init__(
+        self, vtep: Metered, settings: config.Metrics, handed: Part | None = None, planes: Planes = tuple
+    ) -> None:
+        served = registry(vtep, settings, planes)
         self._server = _open(settings.listen, served) if handed is None else _taken(handed, served)
         address, port = settings.listen.ends[0], self._server.server_address[1]
         self.listen = Listen(f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}")

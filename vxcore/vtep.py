@@ -124,12 +124,12 @@ class Vtep(Engine):
 
         Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
         ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]``, ``[state]``, ``[control]``, ``[metrics]``,
-        ``[process]``, ``[docker]``.
+        ``[process]``, ``[docker]``, ``[etcd]``.
         """
         with self._lock:
             if settings.collects != self.settings.collects:
                 raise ConfigError("collect: a collector cannot change while it runs; restart it")
-            for name in ("metrics", "process", "docker"):
+            for name in ("metrics", "process", "docker", "etcd"):
                 if getattr(settings, name) != getattr(self.settings, name):
                     raise ConfigError(f"{name}: it cannot change while this runs; restart it")
             for table in _FIXED:
@@ -262,6 +262,11 @@ class Vtep(Engine):
         """As ``tell``, of all that a control plane says: what is not among it is gone."""
         with self._lock:
             self.told.replace(source, routes)
+
+    def told_by(self, source: str) -> list[Route]:
+        """All that a control plane says."""
+        with self._lock:
+            return self.told.routes(source)
 
     def told_rows(self) -> list[Row]:
         """All that control planes have told, and what is used of it."""

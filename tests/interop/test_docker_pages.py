@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import pages
 from support.peers import require_tool
+from support.rooms import program
 from support.tree import ROOT
 
 PLAYED = {page: where for page, where in pages.played().items() if "Docker" in where}
@@ -27,10 +28,11 @@ def stages() -> Iterator[Callable[[str], pages.Stage]]:
 @pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
 def test_the_commands_print_what_the_page_says(page: Path, stages: Callable[[str], pages.Stage]) -> None:
     require_tool("curl")
+    program("etcd")
     assert not (differs := pages.differences(page, stages(PLAYED[page]))), differs
 
 
 def test_all_of_them_are_found() -> None:
     names = {str(page.relative_to(ROOT)) for page in PLAYED}
     modes = ("bridge", "host", "none", "container", "overlay")
-    assert {"docs/containers.md", *(f"docs/modes/{mode}.md" for mode in modes)} <= names
+    assert {"docs/containers.md", "docs/etcd.md", *(f"docs/modes/{mode}.md" for mode in modes)} <= names

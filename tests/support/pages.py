@@ -48,6 +48,7 @@ _VARIES = [
     (re.compile(r"^([\d.]+ +.*\S +\d+) +\d+ +\d+$", re.MULTILINE), r"\1 N N"),  # of a remote
     (re.compile(r"^(\d+ +tap .*\d) +\d+ +\d+$", re.MULTILINE), r"\1 N N"),
     (re.compile(r"^([a-z_]+  .*\S)  +\d+$", re.MULTILINE), r"\1 N"),
+    (re.compile(r"^([a-z]+ +(?:connected|stale)) .* (http)", re.MULTILINE), r"\1 N \2"),  # for so long
     (re.compile(r"^(vxcore_\S+) [\d.e+]+$", re.MULTILINE), r"\1 N"),
     (re.compile(r"[ \t]+"), " "),
 ]

@@ -21,7 +21,7 @@ from support.hosts import Host, run
 
 UNPACKED = [
     Path(sys.prefix, package, *where)
-    for package in ("docker.io", "containerd", "podman", "conmon", "busybox-static")
+    for package in ("docker.io", "containerd", "podman", "conmon", "busybox-static", "etcd-server")
     for where in (("usr", "bin"), ("usr", "sbin"), ("bin",))
 ]
 PATH = os.pathsep.join([*map(str, UNPACKED), peers.SEARCH])

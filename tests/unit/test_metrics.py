@@ -25,6 +25,7 @@ from vxcore import config, metrics
 from vxcore.engine import RemoteTraffic, Traffic
 from vxcore.errors import ConfigError
 from vxcore.metrics import METRICS, MetricsServer
+from vxcore.planes.plane import Status, Trouble
 from vxcore.verdict import Verdict
 
 DOCS = tree.ROOT / "docs"
@@ -75,9 +76,14 @@ def of_remotes(last: Any) -> RemoteTraffic:
     return RemoteTraffic(numbers, address, np.outer(numbers, [1, 100, 2, 200]).astype(np.uint64))
 
 
+STALE = Status(
+    "etcd", "stale", 7.5, "http://192.0.2.1:2379", "no way", 3, 2, (Trouble("x", "y"),), {"splits": 1}
+)
+
+
 def scraped(vtep: Fake, **settings: Any) -> dict[tuple[str, str], float]:
     """The value of each series, by name and the value of its one label."""
-    text = generate_latest(metrics.registry(vtep, config.Metrics(**settings))).decode()
+    text = generate_latest(metrics.registry(vtep, config.Metrics(**settings), lambda: [STALE])).decode()
     return {
         (sample.name, "".join(sample.labels.values())): sample.value
         for family in plain(text)
@@ -93,6 +99,9 @@ def test_a_scrape_has_what_the_list_says_and_nothing_else() -> None:
 
 def test_values_are_what_the_vtep_has() -> None:
     values = scraped(Fake())
+    planes = ("connected", "stale_seconds", "heard", "announced", "troubles")
+    assert [values[f"vxcore_plane_{name}", "etcd"] for name in planes] == [0, 7.5, 3, 2, 1]
+    assert values["vxcore_plane_done_total", "etcdsplits"] == 1
     assert values["vxcore_segment_received_packets_total", "2"] == 4
     assert values["vxcore_segment_sent_bytes_total", "1-5,9"] == 11
     assert values["vxcore_segment_learned_entries", "2"] == 1

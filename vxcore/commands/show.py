@@ -48,8 +48,8 @@ def table_name(word: str) -> str:
         "what",
         nargs="?",
         type=table_name,
-        choices=("segment", "fdb", "remote", "neighbour", "lane", "drops", "offload"),
-        help="segment, fdb, remote, neighbour, lane, drops or offload (an overview)",
+        choices=("segment", "fdb", "remote", "neighbour", "lane", "drops", "offload", "plane", "route"),
+        help="segment, fdb, remote, neighbour, lane, drops, offload, plane or route (an overview)",
         metavar="WHAT",
     ),
     argument(
@@ -58,9 +58,9 @@ def table_name(word: str) -> str:
         metavar="WORD",
         help="only rows of: vni N, dst IP, MAC, a kind, as `fdb show` has it",
     ),
-    argument("--vni", type=number, metavar="N", help="segment, fdb, neighbour: only of this VNI"),
-    argument("--mac", metavar="MAC", help="fdb, neighbour: only of this address"),
-    argument("--remote", metavar="IP", help="fdb, remote: only of this remote"),
+    argument("--vni", type=number, metavar="N", help="segment, fdb, neighbour, route: only of this VNI"),
+    argument("--mac", metavar="MAC", help="fdb, neighbour, route: only of this address"),
+    argument("--remote", metavar="IP", help="fdb, remote, route: only of this remote"),
     argument("--kind", metavar="KIND", help="fdb: only of this kind, such as learned or static"),
     *ASKING,
 )
@@ -218,6 +218,43 @@ def _offload(rows: Rows) -> None:
     say_table(columns(["OFFLOAD", "STATE"], lines, n_left=2))
 
 
+def _planes(rows: Rows) -> None:
+    planes = list(rows)
+    if not planes:
+        say(["there is no control plane"])
+        return
+    titles = ["PLANE", "STATE", "FOR", "WITH", "HEARD", "ANNOUNCED", "TROUBLES"]
+    counts = ("heard", "announced", "n_troubles")
+    lines = [
+        [row["plane"], row["state"], duration(row["since_s"]), row["peer"], *(str(row[n]) for n in counts)]
+        for row in planes
+    ]
+    say_table(columns(titles, lines, n_left=4))
+    say_text([line for row in planes for line in _plane_notes(row)])
+
+
+def _plane_notes(row: Row) -> Iterator[str]:
+    if row["reason"]:
+        yield f"{row['plane']}: {row['reason']}"
+    for trouble in row["troubles"]:
+        yield f"{row['plane']}: {trouble['what']}: {trouble['why']}"
+    n_more = row["n_troubles"] - len(row["troubles"])
+    if n_more:
+        yield f"{row['plane']}: and {n_more} more"
+
+
+def _routes(rows: Rows) -> None:
+    say(_route(row) for row in rows)
+
+
+def _route(row: Row) -> str:
+    where = f"{row['mac']} dst {row['vtep']}" if row["mac"] is not None else f"member {row['vtep']}"
+    addresses = "".join(f" ip {address}" for address in row["addresses"])
+    sequence = f" sequence {row['sequence']}" if row["sequence"] else ""
+    flags = "".join(f" {flag}" for flag in ("sticky", "router") if row[flag])
+    return f"{where} vni {row['vni']}{addresses}{sequence}{flags} {row['plane']} {row['state']}"
+
+
 _KINDS = {kind: {"kind": kind} for kind in ("learned", "frozen", "static", "control", "sticky")}
 TABLES = {
     "segment": Table("segment.list", ("vni",), _segments, Grammar("vni", {"vni": "vni"}, {})),
@@ -230,6 +267,13 @@ TABLES = {
     "remote": Table("remote.list", ("remote",), _remotes, Grammar("remote", {"dst": "remote"}, {})),
     "neighbour": Table(
         "neighbour.list", ("vni", "mac"), _neighbours, Grammar("", {"vni": "vni", "lladdr": "mac"}, {})
+    ),
+    "plane": Table("plane.list", (), _planes),
+    "route": Table(
+        "route.list",
+        ("vni", "mac", "remote"),
+        _routes,
+        Grammar("mac", {"vni": "vni", "dst": "remote"}, {}),
     ),
     "lane": Table("lane.list", (), _lanes),
     "drops": Table("drop.list", (), _dropped),

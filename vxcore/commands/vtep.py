@@ -175,6 +175,13 @@ def collect(arguments: argparse.Namespace) -> int:
         metavar="IP",
         help="another host, of networks that name none by -o vxcore.peers=...; may be repeated",
     ),
+    argument(
+        "--etcd",
+        dest="urls",
+        action="append",
+        metavar="URL",
+        help="a member of an etcd cluster, by which hosts find each other; may be repeated",
+    ),
     argument("--vni", dest="vnis", metavar="FIRST-LAST", help="VNIs of networks that name none (4096-8191)"),
     argument(
         "--plugin",

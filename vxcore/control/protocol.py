@@ -319,6 +319,61 @@ class NeighbourRow(Told, frozen=True):
     router: bool
 
 
+class OfRoute(Asked, frozen=True):
+    """Which routes."""
+
+    vni: Vni | None = None
+    mac: Mac | None = None
+    remote: Ip | None = None
+
+
+class Trouble(Told, frozen=True):
+    """Something of a control plane's that is not used, or not announced, by its name there, and why."""
+
+    what: str
+    why: str
+
+
+class PlaneRow(Told, frozen=True):
+    """A control plane."""
+
+    plane: str
+    state: str
+    """connecting (nothing is known yet), connected, stale (known from before the connection was lost)."""
+    since_s: float
+    """For how long it has been so."""
+    peer: str
+    """Whom it speaks with, or spoke with last."""
+    reason: str
+    """Why it is not connected."""
+    heard: int
+    """What others say, `show route` has it."""
+    announced: int
+    """What others can hear of this host."""
+    n_troubles: int
+    troubles: tuple[Trouble, ...]
+    """The first of them."""
+    counts: dict[str, int]
+    """What it has done so far."""
+
+
+class RouteRow(Told, frozen=True):
+    """What a control plane says of another VTEP."""
+
+    plane: str
+    route: str
+    """member: it takes part in the segment; endpoint: a MAC address is behind it."""
+    vni: int
+    vtep: str
+    mac: str | None
+    addresses: tuple[str, ...]
+    sequence: int
+    sticky: bool
+    router: bool
+    state: str
+    """used, outranked, no segment, or why it cannot be."""
+
+
 class LaneRow(Told, frozen=True):
     """A thread that carries packets."""
 
@@ -504,6 +559,8 @@ REQUESTS: dict[str, Request] = {
     "neighbour.list": Request(OfNeighbour, Rows[NeighbourRow], "neighbours"),
     "neighbour.set": Request(NeighbourSet, Done, "set neighbours", True),
     "neighbour.remove": Request(NeighbourRemove, Done, "remove neighbours", True),
+    "plane.list": Request(Nothing, Rows[PlaneRow], "control planes"),
+    "route.list": Request(OfRoute, Rows[RouteRow], "what control planes say of other VTEPs"),
     "lane.list": Request(Nothing, Rows[LaneRow], "lanes"),
     "drop.list": Request(Nothing, Rows[DropRow], "reasons for drops, the most frequent first"),
     "offload.list": Request(Nothing, Rows[OffloadRow], "offloads"),

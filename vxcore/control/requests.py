@@ -42,13 +42,16 @@ from vxcore.control.protocol import (
     OffloadRow,
     OfNeighbour,
     OfRemote,
+    OfRoute,
     OfSegment,
     Overview,
     Packet,
+    PlaneRow,
     Reloaded,
     RemoteRemove,
     RemoteRow,
     RemoteSet,
+    RouteRow,
     Rows,
     Seen,
     SegmentAdd,
@@ -58,6 +61,7 @@ from vxcore.control.protocol import (
     SegmentRow,
     Text,
     Told,
+    Trouble,
 )
 from vxcore.engine import COUNTED
 from vxcore.errors import ConfigError, UnsupportedError
@@ -65,6 +69,7 @@ from vxcore.fdb import KIND_NAMES, SEEN_BITS, now_s
 from vxcore.problem import from_msgspec
 from vxcore.remotes import IPAddress, unpacked
 from vxcore.running import mac_text
+from vxcore.told import Member, Row
 from vxcore.toml_writer import dumps, plain
 from vxcore.verdict import Verdict
 from vxcore.vtep import Vtep
@@ -89,6 +94,8 @@ class Operated:
     reload: Callable[[], None] | None = None
     """Apply the settings file again, or raise; None: there is no file."""
     file: str | None = None
+    planes: Callable[[], Iterable[Any]] = tuple
+    """How the control planes are (`vxcore.planes.plane.Status`)."""
     hand_over: Callable[[socket, socket, int], None] | None = None
     """Give the VTEP to a process: its connection, the socket that listens, its pid. Returns if it failed."""
     stays: str = "this VTEP is a part of a program, and stays there"
@@ -291,6 +298,57 @@ def _neighbour_list(operated: Operated, given: OfNeighbour) -> Answer:
             router=bool(row["router"]),
         )
         for row in np.sort(rows, order=["vni", "address"])
+    )
+
+
+_N_TROUBLES = 100
+
+
+@handles("plane.list")
+def _plane_list(operated: Operated, _: Asked) -> Answer:
+    return _pages(
+        PlaneRow(
+            **each._asdict()
+            | {
+                "n_troubles": len(each.troubles),
+                "troubles": tuple(Trouble(**trouble._asdict()) for trouble in each.troubles[:_N_TROUBLES]),
+            }
+        )
+        for each in operated.planes()
+    )
+
+
+@handles("route.list")
+def _route_list(operated: Operated, given: OfRoute) -> Answer:
+    return _pages(
+        _route_row(row)
+        for row in operated.vtep.told_rows()
+        if given.vni in (None, row.route.vni)
+        and given.mac in (None, getattr(row.route, "mac", None))
+        and given.remote in (None, row.route.vtep)
+    )
+
+
+def _route_row(row: Row) -> RouteRow:
+    route = row.route
+    said: dict[str, Any] = {
+        "plane": row.source,
+        "vni": route.vni,
+        "vtep": str(route.vtep),
+        "state": row.state,
+    }
+    if isinstance(route, Member):
+        return RouteRow(
+            **said, route="member", mac=None, addresses=(), sequence=0, sticky=False, router=False
+        )
+    return RouteRow(
+        **said,
+        route="endpoint",
+        mac=route.mac,
+        addresses=tuple(map(str, route.addresses)),
+        sequence=route.sequence,
+        sticky=route.sticky,
+        router=route.router,
     )
 
 

@@ -16,12 +16,13 @@ import msgspec
 from msgspec import structs
 
 from vxcore import config
-from vxcore.addresses import VniRange
+from vxcore.addresses import MacAddress, VniRange, parse_unicast
 from vxcore.config import Settings
 from vxcore.docker import devices, protocol
 from vxcore.docker.networks import Book, Endpoint, Network, checked_mac, device_of, mac_for, read_options
 from vxcore.docker.protocol import Asked, CreateEndpoint, CreateNetwork, Join, Nothing, OfEndpoint, OfNetwork
 from vxcore.errors import ConfigError, VxcoreError
+from vxcore.told import Endpoint as Station
 from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -32,13 +33,14 @@ Told = dict[str, Any]
 class Driver:
     """Docker's networks on a VTEP that runs. Its networks are there when it is made.
 
-    One that cannot be is told of in the log, and the others do not suffer. Raises VxcoreError for a state
+    One that cannot be is told of in the log, and the others do not suffer. `changed` is called when
+    ``stations`` says something else. Raises VxcoreError for a state
     file that is none, OSError when it cannot be written. Methods may be called from any thread, `beside` in a
     call that is `alone`.
     """
 
-    def __init__(self, vtep: Vtep, settings: config.Docker) -> None:
-        self._vtep, self._settings = vtep, settings
+    def __init__(self, vtep: Vtep, settings: config.Docker, changed: Callable[[], None]) -> None:
+        self._vtep, self._settings, self._changed = vtep, settings, changed
         self._lock = threading.RLock()
         self._book = Book(settings.state)
         self._multi_queue = vtep.settings.lanes.count > 1
@@ -61,6 +63,22 @@ class Driver:
         if networks:
             self._book.save()
             log.info("docker: %d networks are back, from %s", len(networks), self._settings.state)
+
+    def stations(self) -> list[Station]:
+        """The containers, for those who tell other hosts of them."""
+        vtep = self._vtep.locals[0]
+        with self._lock:
+            return [
+                Station(
+                    vni=network.vni,
+                    mac=MacAddress(endpoint.mac),
+                    vtep=vtep,
+                    addresses=tuple(map(parse_unicast, endpoint.addresses)),
+                )
+                for network in self._book.networks.values()
+                for endpoint in network.endpoints.values()
+                if endpoint.sandbox
+            ]
 
     def alone(self, call: Callable[[], None]) -> Callable[[], None]:
         """The call, while no request of Docker's is done."""
@@ -184,7 +202,7 @@ class Driver:
         wanted = asked.interface or protocol.Interface()
         mac = checked_mac(wanted.mac_address) if wanted.mac_address else ""
         chosen = "" if mac else mac_for(wanted.address, asked.endpoint_id)
-        endpoint = Endpoint(id=asked.endpoint_id, mac=mac or chosen)
+        endpoint = Endpoint(id=asked.endpoint_id, mac=mac or chosen, addresses=wanted.addresses)
         for other in list(network.endpoints.values()):
             if other.mac != endpoint.mac or other.id == endpoint.id:
                 continue
@@ -205,6 +223,7 @@ class Driver:
             else:
                 network.endpoints[endpoint.id] = before
             raise
+        self._changed()
 
     def delete_endpoint(self, asked: OfEndpoint) -> Told:
         """With its device, which Docker has put back; one that is not known may have one, too."""
@@ -217,6 +236,7 @@ class Driver:
             except OSError:  # it is asked for again
                 network.endpoints[endpoint.id] = endpoint
                 raise
+            self._changed()
         return {}
 
     def endpoint_info(self, asked: OfEndpoint) -> Told:

@@ -66,6 +66,7 @@ class Endpoint(Struct, kw_only=True):
 
     id: str
     mac: str
+    addresses: tuple[str, ...] = ()
     sandbox: str = ""
     """The file of the container's network namespace; "": it is in none."""
 

@@ -60,6 +60,11 @@ class Interface(Struct, frozen=True, rename="pascal", omit_defaults=True):
     address_ipv6: str = msgspec.field(name="AddressIPv6", default="")
     mac_address: str = ""
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those that there are, without the lengths of their networks."""
+        return tuple(each.partition("/")[0] for each in (self.address, self.address_ipv6) if each)
+
 
 class CreateEndpoint(OfEndpoint, frozen=True):
     """A container is to have an end in a network."""

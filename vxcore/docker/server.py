@@ -25,6 +25,7 @@ from vxcore._version import __version__
 from vxcore.control.socket_file import listening
 from vxcore.docker.driver import METHODS, Driver
 from vxcore.errors import VxcoreError
+from vxcore.planes.serving import Planes
 from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
@@ -35,12 +36,13 @@ _TYPE = "application/vnd.docker.plugins.v1.2+json"
 
 
 @contextmanager
-def serving(vtep: Vtep, settings: config.Docker) -> Iterator[Driver]:
-    """Serve Docker meanwhile: its networks are back, and then the socket is there.
+def serving(vtep: Vtep, settings: config.Docker, planes: Planes) -> Iterator[Driver]:
+    """Serve Docker meanwhile: its networks are back, and then the socket is there; `planes` hear of both.
 
     Raises ConfigError, VxcoreError and OSError when one of the two cannot be had.
     """
-    driver = Driver(vtep, settings)
+    driver = Driver(vtep, settings, planes.again)
+    planes.add_source(driver.stations)
     path = Path(settings.plugin)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with listening(path, None, "docker.plugin", "--plugin") as sock:

@@ -9,6 +9,7 @@ Docker gave its containers, Docker's driver says.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
@@ -46,9 +47,10 @@ class Local:
         self._vtep, self._changed = vtep, changed
         self._sources: list[Source] = []
         self._known: frozenset[Route] = frozenset()
+        self._looking = threading.Lock()
 
     def __enter__(self) -> Self:
-        self._watch = KernelWatch(LINKS | NEIGHBOURS | ADDRESSES, self._look, _SETTLE_S)
+        self._watch = KernelWatch(LINKS | NEIGHBOURS | ADDRESSES, self.look, _SETTLE_S)
         self._vtep.on_segments(self._watch.again)
         self._vtep.on_event(self._heard, _MOVES)
         return self
@@ -69,13 +71,16 @@ class Local:
         """All that there is to tell, as it was looked up last."""
         return self._known
 
-    def _look(self) -> None:
-        before = self._known
-        try:
-            self._known = frozenset(self._routes())
-        except (OSError, NetlinkError) as error:
-            log.warning("who is behind the overlay ports is not known: %s", error)
-        if self._known != before:
+    def look(self) -> None:
+        """Look up what there is."""
+        with self._looking:
+            before = self._known
+            try:
+                self._known = frozenset(self._routes())
+            except (OSError, NetlinkError) as error:
+                log.warning("who is behind the overlay ports is not known: %s", error)
+            is_new = self._known != before
+        if is_new:
             self._changed()
 
     def _heard(self, event: Event) -> None:

@@ -1,0 +1,132 @@
+"""What becomes of hosts and of their traffic when etcd, a host, or the way between them is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.etcd import EXPIRED_S, Etcd, Site, end_vteps, endpoint, keys_of
+from support.hosts import Host, Lan, run, wait_until
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lan, Etcd]]:
+    """Hosts, and etcd on the last one."""
+    with Lan(4) as lan, Etcd(lan.hosts[3], tmp_path_factory.mktemp("etcd")) as member:
+        yield lan, member
+
+
+@pytest.fixture
+def lan(shared: tuple[Lan, Etcd]) -> Iterator[Lan]:
+    yield shared[0]
+    end_vteps(shared[0])
+
+
+@pytest.fixture
+def etcd(shared: tuple[Lan, Etcd], request: pytest.FixtureRequest) -> Etcd:
+    """With keys of its own for each test."""
+    shared[1].prefix = f"/{request.function.__name__}"
+    return shared[1]
+
+
+def test_a_host_that_is_killed_is_gone_after_its_lease_and_comes_back(
+    lan: Lan, etcd: Etcd, tmp_path: Path
+) -> None:
+    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one.hears_of(2)
+    two.kill()
+    wait_until(lambda: etcd.there() == keys_of(1), "its keys are gone", EXPIRED_S)
+    one.hears_of()
+    two.start()
+    one.hears_of(2)
+    two.host.ping("10.42.0.1")
+
+
+def test_a_process_that_comes_back_within_the_lease_goes_on_with_its_keys(
+    lan: Lan, etcd: Etcd, tmp_path: Path
+) -> None:
+    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one.hears_of(2)
+    two.host.ip("link", "set", "vx42", "address", two.mac)
+    before = etcd.leases()
+    two.kill()
+    two.start()
+    two.hears_of(1)
+    assert etcd.leases()["vteps/192.0.2.2"] == before["vteps/192.0.2.2"]
+    one.hears_of(2)
+    assert two.troubles() == {}
+
+
+def test_etcd_is_lost_and_traffic_goes_on(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
+    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one.hears_of(2)
+    two.hears_of(1)
+    etcd.kill()
+    one.becomes("stale")
+    two.becomes("stale")
+    assert one.plane["reason"]
+    one.host.ping("10.42.0.2")
+    two.host.ip("address", "add", "10.42.0.78/24", "dev", "vx42")  # meanwhile
+    etcd.start()
+    one.becomes("connected")
+    wait_until(lambda: "10.42.0.78" in etcd.all()[endpoint(2)]["addresses"], "what has changed meanwhile")
+    wait_until(lambda: "10.42.0.78" in str(one.show("route")), "is heard")
+    assert one.plane["counts"]["splits"] >= 1
+    assert one.plane["counts"]["whole_reads"] == 1  # it went on where it was
+    logged = one.vtep.stop()
+    assert "traffic goes on by what was known" in logged
+
+
+def test_a_store_that_was_compacted_is_read_again(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
+    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one.hears_of(2)
+    with Apart(lan, one.host):
+        one.becomes("stale")
+        two.host.ip("address", "add", "10.42.0.79/24", "dev", "vx42")
+        wait_until(lambda: "10.42.0.79" in etcd.all()[endpoint(2)]["addresses"], "the new address")
+        etcd.put("x", {})
+        etcd.compact()
+    one.becomes("connected")
+    wait_until(lambda: "10.42.0.79" in str(one.show("route")), "host 1 hears what it has missed")
+    assert one.plane["counts"]["whole_reads"] == 2
+
+
+def test_a_host_that_is_apart_is_gone_for_others_after_its_lease_and_is_back(
+    lan: Lan, etcd: Etcd, tmp_path: Path
+) -> None:
+    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    two.hears_of(1)
+    with Apart(lan, one.host):
+        wait_until(lambda: etcd.there() == keys_of(2), "its keys are gone", EXPIRED_S)
+        two.hears_of()
+        one.becomes("stale")
+        assert one.heard() == {two.mac}  # it goes on by what it knew
+    one.becomes("connected")
+    two.hears_of(1)
+    one.host.ping("10.42.0.2")
+
+
+class Apart:
+    """A host's cable is out."""
+
+    def __init__(self, lan: Lan, host: Host) -> None:
+        self._lan, self._port = lan, f"p{host.number}"
+
+    def __enter__(self) -> None:
+        run("ip", "-n", self._lan.switch, "link", "set", self._port, "down")
+
+    def __exit__(self, *_: object) -> None:
+        run("ip", "-n", self._lan.switch, "link", "set", self._port, "up")
+
+
+def test_a_store_that_comes_later_is_waited_for(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
+    etcd.kill()
+    one = Site(lan.hosts[0], tmp_path, etcd, "http://192.0.2.200:2379", etcd.url)
+    assert one.plane["state"] == "connecting"
+    etcd.start()
+    one.becomes("connected")
+    assert one.plane["peer"] == etcd.url
+    wait_until(lambda: etcd.there() == keys_of(1), "it is announced")
