@@ -21,7 +21,7 @@ BUILD_NEEDS = gcc=gcc /usr/include/stdlib.h=libc6-dev $(HEADER)=python$(VERSION)
 FUZZ_NEEDS = clang=clang $(or $(CLANG_RT),clang_rt)=libclang-rt-dev
 LIB = /usr/lib/$(shell uname -m)-linux-gnu
 TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wireshark-common \
-	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish valgrind=valgrind \
+	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish valgrind=valgrind openssl=openssl \
 	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins \
 	dot=graphviz qemu-system-x86_64=qemu-system-x86 /usr/lib/ipxe/ipxe.lkrn=ipxe \
 	$(LIB)/libgpgme.so.11=libgpgme11 $(LIB)/libsubid.so.4=libsubid4 $(LIB)/libglib-2.0.so.0=libglib2.0-0

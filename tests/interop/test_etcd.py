@@ -161,8 +161,8 @@ def test_an_upgrade_does_not_leave_the_store(lan: Lan, etcd: Etcd, tmp_path: Pat
     one.hears_of()
 
 
-def test_metrics_say_how_it_is(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
-    one = Site(lan.hosts[0], tmp_path, etcd, extra="[metrics]")
+def test_metrics_say_how_it_is_of_a_process_that_is_confined(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
+    one = Site(lan.hosts[0], tmp_path, etcd, extra="[metrics]\n[process]")
     two = Site(lan.hosts[1], tmp_path, etcd)
     one.hears_of(2)
 

@@ -37,6 +37,7 @@ class Etcd:
         self._scheme = "https" if tls else "http"
         self._cluster = cluster or f"{name}={self._peer}"
         self._curl: tuple[str, ...] = ()
+        self._token: tuple[str, ...] = ()
         self.prefix = "/vxcore"
         self.process: subprocess.Popen[str] | None = None
 
@@ -100,9 +101,9 @@ class Etcd:
 
     # What stands in it
 
-    def ask(self, path: str, body: dict[str, Any], *curl: str) -> dict[str, Any]:
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A request of the JSON gateway."""
-        words = ("-s", "-m", "10", *self._curl, *curl, "-d", json.dumps(body))
+        words = ("-s", "-m", "10", *self._curl, *self._token, "-d", json.dumps(body))
         reply = json.loads(self.host.run("curl", *words, f"{self.url}/v3/{path}").stdout)
         assert "error" not in reply, reply
         return dict(reply)
@@ -127,6 +128,18 @@ class Etcd:
         """When each key was written last."""
         return {key: kv["mod_revision"] for key, kv in self._entries().items()}
 
+    def grant(self, role: str, prefix: str) -> None:
+        """Let a role read and write what begins so."""
+        start, end = prefix.encode(), prefix[:-1].encode() + b"0"  # "0" follows "/"
+        perm = {"permType": "READWRITE", "key": _b64(start), "range_end": _b64(end)}
+        self.ask("auth/role/grant", {"name": role, "perm": perm})
+
+    def log_in(self, name: str, password: str) -> None:
+        """Ask as that user from now on."""
+        self._token = ()
+        token = self.ask("auth/authenticate", {"name": name, "password": password})["token"]
+        self._token = ("-H", f"Authorization: {token}")
+
     def put(self, key: str, value: bytes | dict[str, Any]) -> None:
         """Of somebody else."""
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -148,7 +161,14 @@ class Site:
     """
 
     def __init__(
-        self, host: Host, folder: Path, etcd: Etcd, *urls: str, extra: str = "", local: str = ""
+        self,
+        host: Host,
+        folder: Path,
+        etcd: Etcd,
+        *urls: str,
+        extra: str = "",
+        local: str = "",
+        timeout: int = 1,
     ) -> None:
         self.host = host
         self.file = folder / f"{host.number}.toml"
@@ -158,7 +178,7 @@ class Site:
             f'[underlay]\nlocal = "{local or host.v4}"\n[control]\nsocket = "{self.control}"\n'
             f'[[segment]]\nvni = 42\ntap = "vx42"\nlearning = false\n'
             f'[etcd]\nurls = {json.dumps(urls or [etcd.url])}\nprefix = "{etcd.prefix}"\nlease = {LEASE_S}\n'
-            f"timeout = 1\n{extra}\n"
+            f"timeout = {timeout}\n{extra}\n"
         )
         self.start()
 

@@ -227,8 +227,10 @@ class Etcd:
         """Keep lease and keys, until this VTEP leaves or the connection is lost."""
         try:
             keep_at = time.monotonic() + self._settings.lease / 3
-            while not self._ends.is_set() and not store.closed:
+            while True:
                 self._wake.clear()
+                if self._ends.is_set() or store.closed:  # of which it is woken from now on
+                    break
                 now = time.monotonic()
                 if now >= keep_at:
                     self._keep(store)

@@ -149,18 +149,21 @@ def _text(key: str, path: str) -> str:
 
 
 def _check_certificates(settings: config.Etcd) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for key in ("ca", "cert", "key"):
         path = getattr(settings, key)
         if path is not None:
             _text(f"etcd.{key}", path)
+    key = "ca"
     try:
         if settings.ca is not None:
-            ssl.create_default_context(cafile=settings.ca)
+            context.load_verify_locations(settings.ca)
+        key = "cert"
         if settings.cert is not None:
-            ssl.create_default_context().load_cert_chain(settings.cert, settings.key)
+            context.load_cert_chain(settings.cert, settings.key)
     except ssl.SSLError as error:
-        key = "ca" if settings.cert is None else "cert"
-        raise ConfigError(f"etcd.{key}: {error.reason or error}; PEM files are needed") from None
+        reason = error.reason or str(error)
+        raise ConfigError(f"etcd.{key}: it cannot be used: {reason}; PEM is needed") from None
 
 
 class Store:
