@@ -38,6 +38,25 @@ def test_networks_do_not_hear_each_other(docker_hosts: list[Docker]) -> None:
     other.ping("c2", "10.9.0.11")
 
 
+def test_a_container_in_two_networks(docker_hosts: list[Docker]) -> None:
+    one, other = docker_hosts
+    blue(docker_hosts)
+    for docker in docker_hosts:
+        docker(f"network create -d vxcore --subnet 10.8.0.0/16 -o vxcore.vni=43 {PEERS} red")
+    one("network connect --ip 10.8.0.11 red c1")
+    other("run -d --name r2 --network red --ip 10.8.0.12 busybox sleep infinity")
+    one.ping("c1", "10.8.0.12")
+    one.ping("c1", "10.9.0.12")
+    shown = one.inspect("container", "c1")["NetworkSettings"]["Networks"]
+    assert {name: each["IPAddress"] for name, each in shown.items()} == {
+        "blue": "10.9.0.11",
+        "red": "10.8.0.11",
+    }
+    one("network disconnect red c1")
+    assert not one.pings("c1", "10.8.0.12")
+    one.ping("c1", "10.9.0.12")
+
+
 def test_the_way_out_and_published_ports(docker_hosts: list[Docker]) -> None:
     one, other = docker_hosts
     blue(docker_hosts, "-p 8809:80")

@@ -254,12 +254,13 @@ def test_vnis_run_out(lan: Lan, tmp_path: Path) -> None:
     assert plugin.devices() == {"vxd7", "vxd8"}
 
 
-def join(plugin: Plugin, address: str) -> Host:
-    """A container as Docker makes it, with its device moved inside."""
+def join(plugin: Plugin, address: str, **options: str) -> Host:
+    """A container as Docker makes it, with its device moved inside; the network with such options, if any."""
     host = plugin.host
     container = Host(f"{host.namespace}c", host.number)
     run("ip", "netns", "add", container.namespace)
-    plugin("CreateNetwork")
+    made = plugin.create(**options) if options else plugin("CreateNetwork")
+    assert made == {}
     plugin("CreateEndpoint", Interface={"Address": f"{address}/16"})
     sandbox = f"/run/netns/{container.namespace}"
     device = plugin("Join", SandboxKey=sandbox)["InterfaceName"]["SrcName"]
@@ -286,6 +287,19 @@ def test_a_container_reaches_any_vtep_of_the_segment(containers: list[Host]) -> 
     one.ping("10.9.0.12")
     one.transfer(other, "10.9.0.12", "tcp", 1_000_000)
     assert one.mtu("eth0") == 1450
+
+
+def test_over_an_ipv6_underlay(lan: Lan, tmp_path: Path) -> None:
+    plugin, other = Plugin(lan.hosts[0], tmp_path / "one"), lan.hosts[1]
+    plugin.start("docker", "--local", plugin.host.v6, "--peer", other.v6, *plugin.options)
+    other.kernel_vxlan([plugin.host], family=6)
+    other.ip("address", "add", "10.9.0.12/16", "dev", "vx42")
+    try:
+        one = join(plugin, "10.9.0.11", vni="42", peers=other.v6)
+        one.ping("10.9.0.12")
+        assert one.mtu("eth0") == 1430
+    finally:
+        run("ip", "netns", "delete", f"{plugin.host.namespace}c", check=False)
 
 
 def test_the_host_takes_no_part_in_its_networks(plugin: Plugin, containers: list[Host]) -> None:
