@@ -240,3 +240,8 @@ def environment(tools: dict[str, str], offloads: dict[str, dict[str, str]]) -> E
         steal_share=0.0,
         foreign_share=0.0,
     )
+
+
+def disturbed(environment: Environment, meter: Meter) -> Environment:
+    """The same, with what has disturbed since the meter was made."""
+    return structs.replace(environment, **shares_told(*meter.shares()))

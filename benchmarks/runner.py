@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from msgspec import structs
-
 from benchmarks import machine
 from benchmarks.options import Options
 from benchmarks.progress import Progress
@@ -44,15 +42,13 @@ def _suite(chosen: Chosen, options: Options, command: str, progress: Progress) -
         suite.measure(chosen.patterns, options, tally, progress.case)
     except SessionError as error:
         tally.miss(suite.name, str(error), "failed")
-    foreign, steal = meter.shares()
+    environment = machine.disturbed(environment, meter)
     return Suite(
         command=command,
         date=date.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
         quick=options.quick,
-        environment=structs.replace(
-            environment, steal_share=round(steal, 4), foreign_share=round(foreign, 4)
-        ),
+        environment=environment,
         measurements=tally.measurements(),
         missing=tuple(tally.missing.values()),
     )

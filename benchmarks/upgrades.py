@@ -7,8 +7,6 @@ tests/support/upgrading.py; results/upgrades.json, of which the table is made, k
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,24 +17,13 @@ from msgspec import Struct
 from support.hosts import Lan
 from support.upgrading import KINDS, RATE, upgraded_under_traffic
 
-from benchmarks import ROOT, machine
+from benchmarks import ROOT, machine, peers
 from benchmarks.datapath.report import paragraph, row
+from benchmarks.results import Environment
 
 RESULTS = ROOT / "benchmarks" / "results" / "upgrades.json"
 PAGE = ROOT / "docs" / "upgrade.md"
 MARKS = ("<!-- upgrades: made by `make docs`, do not edit -->", "<!-- upgrades: end -->")
-
-
-class Machine(Struct, frozen=True, kw_only=True):
-    """Where it was measured, and what else went on there: parts of the machine's CPU time."""
-
-    cpu: str
-    n_cpus: int
-    kernel: str
-    distribution: str
-    python: str
-    foreign_share: float
-    steal_share: float
 
 
 class Upgrades(Struct, frozen=True, kw_only=True):
@@ -53,16 +40,16 @@ class Upgrades(Struct, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """All kinds."""
 
-    format: Literal["vxcore-upgrades/1"] = "vxcore-upgrades/1"
+    format: Literal["vxcore-upgrades/2"] = "vxcore-upgrades/2"
     command: str
     date: str
-    commit: str
-    machine: Machine
+    environment: Environment
     kinds: dict[str, Upgrades]
 
 
-def measure(n_upgrades: int, kinds: list[str], commit: str) -> Iterator[Run]:
+def measure(n_upgrades: int, kinds: list[str]) -> Iterator[Run]:
     """So many upgrades of each kind, one after the other; what is known after each."""
+    environment = machine.environment(peers.versions(("iproute2",)), {})
     meter, started = machine.Meter(), datetime.now(UTC)
     found: dict[str, Upgrades] = {}
     for kind in kinds:
@@ -70,22 +57,9 @@ def measure(n_upgrades: int, kinds: list[str], commit: str) -> Iterator[Run]:
         yield Run(
             command=f"python -m benchmarks.upgrades --run {n_upgrades}",
             date=started.isoformat(timespec="minutes"),
-            commit=commit,
-            machine=_machine(*meter.shares()),
+            environment=machine.disturbed(environment, meter),
             kinds=found,
         )
-
-
-def _machine(foreign: float, steal: float) -> Machine:
-    return Machine(
-        cpu=machine.cpu_name(),
-        n_cpus=os.cpu_count() or 1,
-        kernel=platform.release(),
-        distribution=machine.distribution(),
-        python=platform.python_version(),
-        foreign_share=round(foreign, 3),
-        steal_share=round(steal, 3),
-    )
 
 
 def _measured(kind: str, n_upgrades: int) -> Upgrades:
@@ -103,7 +77,7 @@ def _measured(kind: str, n_upgrades: int) -> Upgrades:
 
 def section(run: Run) -> str:
     """The table, marks included."""
-    where = run.machine
+    where = run.environment
     lines = [
         MARKS[0],
         row("Underlay, overlay", "Upgrades", "Packets", "Missing", "No room", "Stood: median, longest"),
@@ -118,10 +92,10 @@ def section(run: Run) -> str:
         "",
         *paragraph(
             f"{where.cpu}, {where.n_cpus} CPUs, Linux {where.kernel}, {where.distribution}, Python "
-            f"{where.python}. Commit {run.commit}, {run.date}, `{run.command}`. {RATE:,} numbered packets a "
-            "second were to go each way, beside a TCP connection that lasted. Meanwhile other processes "
-            f"took {where.foreign_share:.0%} of the machine's CPU time, and the hypervisor "
-            f"{where.steal_share:.0%}."
+            f"{where.python}. Commit {where.commit}, {run.date}, `{run.command}`. {RATE:,} numbered packets "
+            "a second were to go each way, beside a TCP connection that lasted. Meanwhile other processes, "
+            f"VTEPs that had been upgraded among them, took {where.foreign_share:.0%} of the machine's CPU "
+            f"time, and the hypervisor {where.steal_share:.0%}."
         ),
         MARKS[1],
     ]
@@ -141,7 +115,7 @@ def main() -> None:
     parser.add_argument("--run", type=int, metavar="N", help="so many upgrades of each kind (100 are kept)")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
     options = parser.parse_args()
-    for run in measure(options.run, options.only, machine.commit()) if options.run else ():
+    for run in measure(options.run, options.only) if options.run else ():
         RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
     PAGE.write_text(page(PAGE.read_text()))
 
