@@ -19,12 +19,15 @@ IP_FORM = "an IPv4 or IPv6 address"
 GROUP_FORM = "an IP multicast group such as 239.1.1.1 or ff05::1"
 PREFIX_FORM = "an IP prefix such as 192.0.2.0/24"
 LISTEN_FORM = 'an IP address and a TCP port such as "127.0.0.1:9464" or "[::1]:9464"'
+TARGET_FORM = 'a route target such as "65000:42" or "192.0.2.1:42"'
 VNIS_FORM = 'a VNI such as 42, or a range such as "100-199"'
 
 _MAX_VNI = 0xFF_FFFF
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])[0-9a-fA-F]{2}(?:\1[0-9a-fA-F]{2}){4}")
 _LISTEN = re.compile(r"([0-9.]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
+_TARGET = re.compile(r"([0-9]{1,10}|[0-9]+(?:\.[0-9]+){3}):([0-9]{1,10})")
 _MAX_PORT = 0xFFFF
+_MAX_SHORT, _MAX_AS = 0xFFFF, 0xFFFF_FFFF
 _BROADCAST = IPv4Address("255.255.255.255")
 
 
@@ -189,3 +192,40 @@ class Listen(str):
         """Address and port."""
         address, _, port = self.rpartition(":")
         return ip_address(address.strip("[]")), int(port)
+
+
+class Target(str):
+    """A route target or route distinguisher as text: an AS number or an IPv4 address, and a number.
+
+    The two share six bytes (RFC 4360 section 3): behind an AS number of two bytes the number has four. Raises
+    AddressError for text that is nothing of the sort.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        match = _TARGET.fullmatch(text)
+        if match is None:
+            raise AddressError(text, "is not a route target", TARGET_FORM)
+        admin, number = _administrator(text, match[1]), int(match[2])
+        most = 0xFFFF_FFFF if isinstance(admin, int) and admin <= _MAX_SHORT else _MAX_SHORT
+        if number > most:
+            raise AddressError(text, "has too large a number", f"no more than {most} behind {admin}")
+        return super().__new__(cls, f"{admin}:{number}")
+
+    @property
+    def ends(self) -> tuple[int | IPv4Address, int]:
+        """AS number or address, and the number."""
+        admin, _, number = self.partition(":")
+        return (IPv4Address(admin) if "." in admin else int(admin)), int(number)
+
+
+def _administrator(text: str, admin: str) -> int | IPv4Address:
+    if "." not in admin:
+        if int(admin) > _MAX_AS:
+            raise AddressError(text, "has too large an AS number", f"no more than {_MAX_AS}")
+        return int(admin)
+    try:
+        return IPv4Address(admin)
+    except ValueError:
+        raise AddressError(text, "is not a route target", TARGET_FORM) from None

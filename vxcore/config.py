@@ -25,10 +25,12 @@ from vxcore.addresses import (
     LISTEN_FORM,
     MAC_FORM,
     PREFIX_FORM,
+    TARGET_FORM,
     VNIS_FORM,
     AddressError,
     Listen,
     MacAddress,
+    Target,
     VniRange,
     parse_group,
     parse_prefix,
@@ -92,6 +94,12 @@ _URLS = Meta(min_length=1, description='a list of URLs such as "http://192.0.2.1
 _PREFIX = Meta(
     pattern=r"\A(?:/[A-Za-z0-9._-]+)+\Z", description='a path without a / at its end, such as "/vxcore"'
 )
+_SPEAKER = Meta(
+    pattern=r"\A(?:(?:[0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}|unix:/[^\x00]+)\Z",
+    description='an IP address and a port such as "127.0.0.1:50051", or "unix:/run/gobgpd.sock"',
+)
+_TARGETS = Meta(min_length=1, description=f"a list, each {TARGET_FORM}")
+_MACS = Meta(description=f"a list, each {MAC_FORM}")
 _USER_NAME = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a user of etcd's")
 _GROUP = Meta(pattern=r"\A[^\x00]+\Z", description="the name of a group of users")
 _FLOODED = Meta(description='"flood", "drop", or a table with the keys rate and burst')
@@ -427,6 +435,42 @@ class Etcd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     password_file: Annotated[str, _FILE] | None = None
 
 
+class EvpnSegment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What BGP says of one segment and does not by itself."""
+
+    vni: Annotated[int, Meta(ge=0, le=0xFF_FFFF)]
+    rd: Annotated[Target, Meta(description=TARGET_FORM)] | None = None
+    """Its route distinguisher; None: the router id, and a number."""
+    exports: Annotated[tuple[Target, ...], _TARGETS] | None = None
+    """The route targets of what we announce; None: AS:VNI."""
+    imports: Annotated[tuple[Target, ...], _TARGETS] | None = None
+    """Of those that have one of these we take what they announce; None: any AS, and the VNI."""
+    sticky: Annotated[tuple[MacAddress, ...], _MACS] = ()
+    """Who of our hosts does not move (RFC 7432 section 15.2)."""
+    gateways: Annotated[tuple[MacAddress, ...], _MACS] = ()
+    """Who of them is a default gateway (RFC 7432 section 10.1)."""
+
+
+class Evpn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"segments": "segment"}):
+    """Let VTEPs tell each other by BGP who is where (docs/evpn.md); without this table they do not."""
+
+    api: Annotated[str, _SPEAKER] = "127.0.0.1:50051"
+    """Where GoBGP's API listens."""
+    asn: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)] | None = None
+    """The AS number in route targets; None: the speaker's."""
+    router_id: Annotated[IPAddress, Meta(description="an IPv4 address")] | None = None
+    """What route distinguishers begin with; None: this VTEP's IPv4 address, or the speaker's router id."""
+    restart: Annotated[int, Meta(ge=0, le=86_400)] = 120
+    """Seconds that what was known stays when the speaker is back and its neighbours are not."""
+    timeout: Annotated[int, Meta(ge=1, le=600)] = 5
+    """Seconds that the speaker has to answer; it is asked as often whether it is there."""
+    segments: Annotated[tuple[EvpnSegment, ...], Meta(description="[[evpn.segment]] tables")] = ()
+
+    def of(self, vni: int) -> EvpnSegment:
+        """What there is to say of a VNI."""
+        return next((each for each in self.segments if each.vni == vni), EvpnSegment(vni=vni))
+
+
 class Settings(
     Struct,
     frozen=True,
@@ -447,6 +491,7 @@ class Settings(
     metrics: Annotated[Metrics, Meta(description="a [metrics] table")] | None = None
     docker: Annotated[Docker, Meta(description="a [docker] table")] | None = None
     etcd: Annotated[Etcd, Meta(description="an [etcd] table")] | None = None
+    evpn: Annotated[Evpn, Meta(description="an [evpn] table")] | None = None
     remotes: Annotated[tuple[Remote, ...], Meta(description="[[remote]] tables")] = ()
     collects: Annotated[tuple[Collect, ...], Meta(description="[[collect]] tables")] = ()
     segments: Annotated[tuple[Segment, ...], Meta(min_length=1, description="one [[segment]] table or more")]
@@ -673,6 +718,7 @@ _PARSERS: dict[Any, tuple[Callable[[str], object], str]] = {
     VniRange: (VniRange, VNIS_FORM),
     Size: (Size, SIZE_FORM),
     Listen: (Listen, LISTEN_FORM),
+    Target: (Target, TARGET_FORM),
     IPAddress: (parse_unicast, IP_FORM),
     IPGroup: (parse_group, GROUP_FORM),
     IPNetwork: (parse_prefix, PREFIX_FORM),
@@ -716,6 +762,8 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _unreachable_peers(settings)
     if settings.etcd is not None:
         yield from _etcd_contradictions(settings.etcd)
+    if settings.evpn is not None:
+        yield from _evpn_contradictions(settings.evpn)
 
 
 def _etcd_contradictions(etcd: Etcd) -> Iterator[Problem]:
@@ -732,6 +780,16 @@ def _etcd_contradictions(etcd: Etcd) -> Iterator[Problem]:
         if getattr(etcd, name) is not None and not all(secure):
             where = ("etcd", "urls", secure.index(False))
             yield Problem(where, f"{{}} is in the clear, and there is {name}", "URLs that begin with https:")
+
+
+def _evpn_contradictions(evpn: Evpn) -> Iterator[Problem]:
+    port = evpn.api.rpartition(":")[2]
+    if not evpn.api.startswith("unix:") and not 1 <= int(port) <= 65535:
+        yield Problem(("evpn", "api"), "{} has no such port", "a port from 1 to 65535")
+    for index, _ in _repeats(each.vni for each in evpn.segments):
+        yield Problem(("evpn", "segment", index, "vni"), "{} is there twice", "one table for each VNI")
+    if evpn.router_id is not None and evpn.router_id.version != 4:
+        yield Problem(("evpn", "router_id"), "{} is not IPv4", "an IPv4 address")
 
 
 def _underlay_contradictions(underlay: Underlay) -> Iterator[Problem]:

@@ -200,7 +200,7 @@ def _engine_vtep(settings: Settings, handed: Parts | None = None) -> AbstractCon
 
 def _planes(vtep: RunningVtep, settings: Settings) -> AbstractContextManager[Planes | None]:
     """The control planes, if settings may name any."""
-    if settings.etcd is None and settings.docker is None:
+    if settings.etcd is None and settings.evpn is None and settings.docker is None:
         return nullcontext()
     from vxcore.planes.serving import Planes
 

@@ -124,12 +124,12 @@ class Vtep(Engine):
 
         Raises ConfigError, naming it, for a setting that cannot change while it runs: those of the tables
         ``[underlay]``, ``[lanes]``, ``[offload]``, ``[tables]``, ``[state]``, ``[control]``, ``[metrics]``,
-        ``[process]``, ``[docker]``, ``[etcd]``.
+        ``[process]``, ``[docker]``, ``[etcd]``, ``[evpn]``.
         """
         with self._lock:
             if settings.collects != self.settings.collects:
                 raise ConfigError("collect: a collector cannot change while it runs; restart it")
-            for name in ("metrics", "process", "docker", "etcd"):
+            for name in ("metrics", "process", "docker", "etcd", "evpn"):
                 if getattr(settings, name) != getattr(self.settings, name):
                     raise ConfigError(f"{name}: it cannot change while this runs; restart it")
             for table in _FIXED:

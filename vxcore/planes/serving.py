@@ -23,7 +23,15 @@ def _etcd(vtep: Vtep, settings: Settings, local: Local) -> Plane | None:
     return Etcd(vtep, settings.etcd, local.now)
 
 
-_MAKERS: tuple[Callable[[Vtep, Settings, Local], Plane | None], ...] = (_etcd,)
+def _evpn(vtep: Vtep, settings: Settings, local: Local) -> Plane | None:
+    if settings.evpn is None:
+        return None
+    from vxcore.planes.evpn.evpn import Evpn
+
+    return Evpn(vtep, settings.evpn, local.now)
+
+
+_MAKERS: tuple[Callable[[Vtep, Settings, Local], Plane | None], ...] = (_etcd, _evpn)
 
 
 class Planes:
