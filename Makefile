@@ -24,7 +24,8 @@ TEST_NEEDS = $(FUZZ_NEEDS) tshark=tshark editcap=wireshark-common capinfos=wires
 	systemd-analyze=systemd setpriv=util-linux tcpdump=tcpdump iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping nft=nftables curl=curl zsh=zsh fish=fish valgrind=valgrind openssl=openssl \
 	runc=runc iptables=iptables $(LIB)/libdevmapper.so.1.02.1=libdevmapper1.02.1 /usr/lib/cni/host-local=containernetworking-plugins \
 	dot=graphviz qemu-system-x86_64=qemu-system-x86 /usr/lib/ipxe/ipxe.lkrn=ipxe \
-	$(LIB)/libgpgme.so.11=libgpgme11 $(LIB)/libsubid.so.4=libsubid4 $(LIB)/libglib-2.0.so.0=libglib2.0-0
+	$(LIB)/libgpgme.so.11=libgpgme11 $(LIB)/libsubid.so.4=libsubid4 $(LIB)/libglib-2.0.so.0=libglib2.0-0 \
+	$(LIB)/libyang.so.2=libyang2 $(LIB)/libcares.so.2=libc-ares2 $(LIB)/libjson-c.so.5=libjson-c5 $(LIB)/libreadline.so.8=libreadline8
 
 # A browser, and what the pages of Debian's Prometheus are made of.
 JS := /usr/share/javascript
@@ -48,7 +49,7 @@ BENCH_NEEDS = iperf3=iperf3 ethtool=ethtool ip=iproute2 ping=iputils-ping ovsdb-
 
 # What would start daemons when it is installed, and a busybox that is static whatever else is here.
 DOCKER := docker.io containerd busybox-static
-UNPACKED := prometheus podman conmon etcd-server $(DOCKER)
+UNPACKED := prometheus podman conmon etcd-server gobgpd frr $(DOCKER)
 
 # Tests make namespaces, so they run as root, and then leave no cache that its owner cannot delete.
 AS_ROOT = $(if $(SUDO),$(SUDO) env CI="$$CI" PATH="$$PATH" \

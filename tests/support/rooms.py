@@ -21,14 +21,23 @@ from support.hosts import Host, run
 
 UNPACKED = [
     Path(sys.prefix, package, *where)
-    for package in ("docker.io", "containerd", "podman", "conmon", "busybox-static", "etcd-server")
-    for where in (("usr", "bin"), ("usr", "sbin"), ("bin",))
+    for package in (
+        "docker.io",
+        "containerd",
+        "podman",
+        "conmon",
+        "busybox-static",
+        "etcd-server",
+        "gobgpd",
+        "frr",
+    )
+    for where in (("usr", "bin"), ("usr", "sbin"), ("bin",), ("usr", "lib", "frr"))
 ]
 PATH = os.pathsep.join([*map(str, UNPACKED), peers.SEARCH])
 
 
 def program(name: str) -> str:
-    """The path of a program of Docker's, or of busybox; skips the test without it, or fails it in CI."""
+    """The path of a program of one of these packages; skips the test without it, or fails it in CI."""
     return shutil.which(name, path=PATH) or peers.missing(f"{name} is not there; `make test` unpacks it")
 
 
