@@ -48,7 +48,7 @@ def test_when_the_speaker_is_gone_traffic_goes_on_and_then_it_is_asked_for_all(b
     one.hears_nothing_of(THERE)
     two.hears(HERE, state="used")
     both.ping()
-    assert one.plane["counts"]["restarts"] == 1
+    assert one.plane["counts"]["restarts"] >= 1
 
 
 def test_a_speaker_that_is_silent_is_as_one_that_is_gone(both: Triangle) -> None:

@@ -34,7 +34,7 @@ class Site:
         self.file.write_text(
             f'[underlay]\nlocal = "{self.host.v4}"\n[control]\nsocket = "{self.control}"\n'
             '[[segment]]\nvni = 42\ntap = "vx42"\nlearning = false\nunknown_unicast = "drop"\n'
-            f"[evpn]\ntimeout = 2\n{evpn}\n"
+            f"[evpn]\ntimeout = 4\n{evpn}\n"
         )
 
     def start(self) -> None:

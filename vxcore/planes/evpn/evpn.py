@@ -118,7 +118,7 @@ class Evpn:
         while not self._ends:
             began = time.monotonic()
             try:
-                async with Speaker(self._settings.api, self._settings.timeout, self._counts) as speaker:
+                async with self._speaker() as speaker:
                     await self._speak(speaker)
             except SpeakerError as error:
                 self._lost(str(error))
@@ -129,6 +129,13 @@ class Evpn:
                 pause_s = _SHORTEST_S
             await self._sleep(pause_s * random.uniform(0.5, 1.0))  # not all hosts at once
             pause_s = min(2 * pause_s, _LONGEST_S)
+        if self._said:  # it was lost, and may be there again
+            with suppress(SpeakerError):
+                async with self._speaker() as speaker:
+                    await self._withdraw_all(speaker)
+
+    def _speaker(self) -> Speaker:
+        return Speaker(self._settings.api, self._settings.timeout, self._counts)
 
     async def _sleep(self, seconds: float) -> None:
         """Or until this VTEP leaves."""
@@ -165,7 +172,7 @@ class Evpn:
         follower = asyncio.create_task(self._follow(speaker))
         try:
             await self._keep(speaker, speech, follower)
-            await speaker.say([withdrawn(path) for paths in self._said.values() for path in paths.values()])
+            await self._withdraw_all(speaker)
         finally:
             follower.cancel()
 
@@ -279,6 +286,10 @@ class Evpn:
         if not sticky and not router:
             return endpoint
         return structs.replace(endpoint, sticky=sticky, router=router)
+
+    async def _withdraw_all(self, speaker: Speaker) -> None:
+        await speaker.say([withdrawn(path) for paths in self._said.values() for path in paths.values()])
+        self._said.clear()
 
     async def _withdraw_rest(self, speaker: Speaker) -> None:
         """What the speaker still has of a process that was here before."""
