@@ -257,6 +257,23 @@ def test_what_goes_to_other_networks_has_the_hosts_address(two: list[Cni]) -> No
     assert one.tables() == ""
 
 
+def test_the_way_out_without_addresses_or_nft(
+    two: list[Cni], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    container = one.container()
+    conf = {**one.conf, "ipMasq": True}
+    told = one.add(container, ipMasq=True, ipam={})
+    assert one.ask("CHECK", {**conf, "ipam": {}, "prevResult": told}, **one.of(container)) == (0, None)
+    assert one.ask("DEL", {**conf, "ipam": {}}, **one.of(container)) == (0, None)
+    (tmp_path / "ip").symlink_to(peers.require_tool("ip"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = one.fails("ADD", conf, **one.of(container))
+    monkeypatch.undo()
+    assert said == (100, "ipMasq: there is no nft; install nftables")
+    assert (one.tables(), one.ends(), one.leases()) == ("", [], [])
+
+
 def test_a_failure_leaves_no_rules(two: list[Cni]) -> None:
     one, _ = two
     ipam = {**one.conf["ipam"], "routes": [{"dst": "10.50.0.0/16", "gw": "192.0.2.77"}]}

@@ -19,12 +19,12 @@ _FAMILIES = {4: ("ip", "224.0.0.0/4"), 6: ("ip6", "ff00::/8")}
 """By version of IP: its name, and what is for groups."""
 
 
-def masquerade(config: Config, device: str, leased: Mapping[str, Any]) -> None:
+def set_up(config: Config, device: str, leased: Mapping[str, Any]) -> None:
     """For the addresses of an attachment, whose `device` is on this host; what there was is replaced."""
     table = _table(config, device)
-    rules = "; ".join(_rule(ip["address"]) for ip in leased.get("ips") or ())
-    chain = f"chain out {{ type nat hook postrouting priority srcnat; {rules}; }}\n"
-    _nft("-f", "-", given=f"{_deletion(table)}table inet {table} {{ {chain} }}\n")
+    rules = [_rule(ip["address"]) for ip in leased.get("ips") or ()]
+    chain = "; ".join(["type nat hook postrouting priority srcnat", *rules])
+    _nft("-f", "-", given=f"{_deletion(table)}table inet {table} {{ chain out {{ {chain}; }}\n }}\n")
 
 
 def _rule(address: str) -> str:

@@ -119,7 +119,7 @@ def add(config: Config, environment: Environment) -> dict[str, Any]:
         if config.hairpin:
             links.allow_hairpin(outside)
         if config.masquerade:
-            masquerade.masquerade(config, outside, leased)
+            masquerade.set_up(config, outside, leased)
             undo.callback(_quietly, lambda: masquerade.forget(config, outside))
         if config.gateway:
             _be_gateway(links, config, leased)
