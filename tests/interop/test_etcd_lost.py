@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,31 @@ def test_a_store_that_comes_later_is_waited_for(lan: Lan, etcd: Etcd, tmp_path: 
     one.becomes("connected")
     assert one.plane["peer"] == etcd.url
     wait_until(lambda: etcd.there() == keys_of(1), "it is announced")
+
+
+def test_a_member_of_a_cluster_is_lost_and_the_hosts_go_to_another(tmp_path: Path) -> None:
+    with Lan(4) as lan, ExitStack() as stack:
+        names = {f"m{host.number}": host for host in lan.hosts[1:]}
+        cluster = ",".join(f"{name}=http://{host.v4}:2380" for name, host in names.items())
+        made = [Etcd(host, tmp_path / name, name=name, cluster=cluster) for name, host in names.items()]
+        for member in made:
+            stack.callback(member.kill)
+            member.start(wait=False)
+        for member in made:
+            member.answers()
+        urls = [member.url for member in made]
+        one = Site(lan.hosts[0], tmp_path, made[0], *urls)
+        two = Site(lan.hosts[1], tmp_path, made[2], *reversed(urls))
+        one.hears_of(2)
+        assert one.plane["peer"] == urls[0]
+        made[0].kill()
+        wait_until(lambda: one.plane["peer"] in urls[1:], "it goes to another one")
+        one.becomes("connected")
+        two.host.ip("address", "add", "10.42.0.81/24", "dev", "vx42")
+        wait_until(lambda: "10.42.0.81" in str(one.show("route")), "what is told to another is heard")
+        made[1].kill()  # and there is no majority
+        one.becomes("stale")
+        one.host.ping("10.42.0.81")
+        made[0].start(wait=False)
+        one.becomes("connected")
+        one.hears_of(2)
