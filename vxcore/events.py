@@ -34,7 +34,8 @@ from vxcore.segments import Segments
 log = logging.getLogger("vxcore")
 
 STRANGER, LOOP = "stranger", "loop"
-KINDS = (*(kind for kind in RING_KINDS if kind != STRANGER), "remote_added", "remote_removed")
+_OF_PYTHON = ("remote_added", "remote_removed", "plane_connected", "plane_stale")
+KINDS = (*(kind for kind in RING_KINDS if kind != STRANGER), *_OF_PYTHON)
 _NAMES = {number: name for name, number in RING_KINDS.items()}
 _TIDY_S = 60.0
 _WAKE_S = 1.0
@@ -50,7 +51,8 @@ class Event(NamedTuple):
     is for `mac`, which is not known; told once a second for each. remote_added, remote_removed: `remote`
     alone. loop: `mac` is behind our own port on `dev` and at `was` by turns, so that what comes of it from
     there is dropped while `tables.moves_window` lasts; or, without `was`, a frame of it came to `dev` again
-    and again. A host that is behind a port of ours has `dev` for a `remote`.
+    and again. A host that is behind a port of ours has `dev` for a `remote`. plane_connected, plane_stale:
+    the control plane of that name has its connection, or has lost it.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class Event(NamedTuple):
     remote: IPAddress | None = None
     was: IPAddress | None = None
     dev: str | None = None
+    plane: str | None = None
 
 
 class Subscription:
@@ -211,11 +214,19 @@ class Events:
         self._change(tuple(each for each in self._subscribers if each is not subscriber))
 
     def remote_changed(self, what: str, address: IPAddress) -> None:
-        """A remote was "added" or "removed"; told by the thread, as everything is."""
+        """A remote was "added" or "removed"."""
+        self._pend(Event(f"remote_{what}", remote=address))
+
+    def plane_changed(self, plane: str, state: str) -> None:
+        """A control plane is "connected" or "stale"."""
+        self._pend(Event(f"plane_{state}", plane=plane))
+
+    def _pend(self, event: Event) -> None:
+        """Let the thread tell it, as it tells everything."""
         if len(self._pending) == _PENDING_LEN:
             self._dropped_before += 1
         elif not self._stop:
-            self._pending.append(Event(f"remote_{what}", remote=address))
+            self._pending.append(event)
             os.eventfd_write(self._wake, 1)
 
     def reached(self, address: IPAddress) -> None:

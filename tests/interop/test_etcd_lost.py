@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import select
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.etcd import EXPIRED_S, Etcd, Site, end_vteps, endpoint, keys_of
@@ -65,6 +69,9 @@ def test_etcd_is_lost_and_traffic_goes_on(lan: Lan, etcd: Etcd, tmp_path: Path) 
     one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
     one.hears_of(2)
     two.hears_of(1)
+    monitor = one.host.start(sys.executable, "-m", "vxcore", "monitor", "--json", "--control", one.control)
+    assert monitor.stdout is not None
+    wait_until(lambda: is_told_to(monitor.stdout, one), "the monitor tells what happens")
     etcd.kill()
     one.becomes("stale")
     two.becomes("stale")
@@ -75,10 +82,20 @@ def test_etcd_is_lost_and_traffic_goes_on(lan: Lan, etcd: Etcd, tmp_path: Path) 
     one.becomes("connected")
     wait_until(lambda: "10.42.0.78" in etcd.all()[endpoint(2)]["addresses"], "what has changed meanwhile")
     wait_until(lambda: "10.42.0.78" in str(one.show("route")), "is heard")
+    events = (json.loads(line)["event"] for line in monitor.stdout)
+    kinds = (event["kind"] for event in events if event["plane"] == "etcd")
+    assert (next(kinds), next(kinds)) == ("plane_stale", "plane_connected")
     assert one.plane["counts"]["splits"] >= 1
     assert one.plane["counts"]["whole_reads"] == 1  # it went on where it was
     logged = one.vtep.stop()
     assert "traffic goes on by what was known" in logged
+
+
+def is_told_to(reader: Any, site: Site) -> bool:
+    """Let something happen, and see whether it is told."""
+    site.command("remote", "add", "192.0.2.99")
+    site.command("remote", "del", "192.0.2.99")
+    return bool(select.select([reader], [], [], 0.1)[0])
 
 
 def test_a_store_that_was_compacted_is_read_again(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:

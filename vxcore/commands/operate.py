@@ -370,7 +370,8 @@ def save(arguments: argparse.Namespace) -> int:
         "kinds",
         nargs="*",
         metavar="KIND",
-        help="learned, moved, frozen, aged, limit, miss, remote_added, remote_removed (all)",
+        help="learned, moved, frozen, aged, limit, miss, remote_added, remote_removed, "
+        "plane_connected, plane_stale (all)",
     ),
     CONTROL,
     JSON,
@@ -393,6 +394,7 @@ def _happened(told: dict[str, Any]) -> str:
     words = [time.strftime("%H:%M:%S", time.localtime(event["time"])), event["kind"]]
     words += [event["mac"]] if event["mac"] else []
     words += ["dst", event["remote"]] if event["remote"] else []
+    words += [event["plane"]] if event["plane"] else []
     words += ["was", event["was"]] if event["was"] else []
     words += ["vni", str(event["vni"])] if event["vni"] is not None else []
     return " ".join(words)

@@ -428,6 +428,7 @@ class Event(Told, frozen=True):
     mac: str | None
     remote: str | None
     was: str | None
+    plane: str | None
 
 
 class Happened(Told, frozen=True):

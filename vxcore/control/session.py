@@ -319,5 +319,13 @@ def _lines(ident: Any, pages: Iterator[Told]) -> Iterator[bytes]:
 
 def _event_line(event: VtepEvent) -> bytes:
     remote, was = (None if address is None else str(address) for address in (event.remote, event.was))
-    told = Event(time=time.time(), kind=event.kind, vni=event.vni, mac=event.mac, remote=remote, was=was)
+    told = Event(
+        time=time.time(),
+        kind=event.kind,
+        vni=event.vni,
+        mac=event.mac,
+        remote=remote,
+        was=was,
+        plane=event.plane,
+    )
     return _line(Happened(event=told))

@@ -142,6 +142,7 @@ class Etcd:
     def _become(self, state: State) -> None:
         if self._state != state:
             self._state, self._since = state, time.monotonic()
+            self._vtep.events.plane_changed(self.name, state)
 
     def _connect(self, url: str) -> None:
         """As long as it lasts; returns when this VTEP leaves."""
