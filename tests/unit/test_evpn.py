@@ -64,6 +64,7 @@ def test_a_route_is_a_path_and_a_route_again(route: Route) -> None:
     assert read(path).targets == (f"65000:{route.vni}",)
     assert key_of(path) == next(key for key, _ in SPEECH.paths(route))
     assert withdrawn(path).is_withdraw
+    assert "ExtendedCommunitiesAttribute" not in attributes(withdrawn(path))
     assert not path.is_withdraw
 
 

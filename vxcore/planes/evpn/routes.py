@@ -280,10 +280,17 @@ def _path(nlri: Message, vtep: IPAddress, communities: list[Message], *more: Mes
 
 
 def withdrawn(path: Message) -> Message:
-    """The path that takes it back."""
+    """The path that takes it back.
+
+    Without communities: GoBGP would hold the sequence number against that of who has the address now, and
+    refuse a lower one.
+    """
     gone = make("Path")
     gone.CopyFrom(path)
     gone.is_withdraw = True
+    kept = [each for each in path.pattrs if unpack(each)[0] != "ExtendedCommunitiesAttribute"]
+    del gone.pattrs[:]
+    gone.pattrs.extend(kept)
     return gone
 
 
