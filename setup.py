@@ -9,7 +9,9 @@ objects go to build/.
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -76,7 +78,18 @@ def write_verdicts() -> None:
 
 def refuse_hint(position, message, env):
     """A performance hint means a hidden Python call or a missing noexcept: fail the build."""
-    raise SystemExit(f"{position}: performance hint: {message}")
+    file, line, _ = position
+    raise SystemExit(f"{file.get_description()}:{line}: performance hint: {message}")
+
+
+def refuse_hints() -> None:
+    """Setuptools has imported much of the compiler by now, and many of its modules have the function."""
+    from Cython.Compiler import Errors
+
+    given = Errors.performance_hint
+    for name, module in list(sys.modules.items()):
+        if name.startswith("Cython.") and getattr(module, "performance_hint", None) is given:
+            module.performance_hint = refuse_hint
 
 
 class CythonBuild(build_ext):
@@ -87,20 +100,20 @@ class CythonBuild(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self) -> None:
-        import Cython.Compiler.Errors
+        from Cython.Build import cythonize
         from Cython.Compiler import Options
 
-        Cython.Compiler.Errors.performance_hint = refuse_hint  # before the compiler imports it
+        refuse_hints()
         Options.warning_errors = True
-        from Cython.Build import cythonize
-
         write_verdicts()
+        multiprocessing.set_start_method("fork")  # Cython's workers have what was set above
         self.extensions = cythonize(
             self.extensions,
             include_path=[str(PYX)],
             build_dir="build/c",
             annotate=switch("ANNOTATE"),
             compiler_directives=DIRECTIVES,
+            nthreads=int(self.parallel),
         )
         for ext in self.extensions:
             ext._needs_stub = False

@@ -46,6 +46,28 @@ def test_the_compiler_has_nothing_to_warn_of(built: tuple[Path, Path, str]) -> N
     assert [line for line in built[2].splitlines() if ": warning:" in line] == []
 
 
+HINTED = """\
+cdef void may_raise() except * nogil:
+    pass
+
+cdef void call() noexcept nogil:
+    may_raise()
+"""
+
+
+def test_a_performance_hint_of_cython_ends_the_build(tmp_path: Path) -> None:
+    fast = tmp_path / "pyx" / "vxcore" / "_fast"
+    fast.mkdir(parents=True)
+    (tmp_path / "vxcore").mkdir()
+    for name in ("setup.py", "vxcore/verdict.py"):
+        shutil.copy(tree.ROOT / name, tmp_path / name)
+    (fast / "hinted.pyx").write_text(HINTED)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "hinted.pyx:1: performance hint: Exception check on 'may_raise'" in done.stderr
+
+
 @pytest.mark.timeout(1800)
 def test_the_sdist_holds_every_source(built: tuple[Path, Path, str]) -> None:
     with tarfile.open(built[0]) as archive:
