@@ -106,7 +106,7 @@ class CythonBuild(build_ext):
         refuse_hints()
         Options.warning_errors = True
         write_verdicts()
-        multiprocessing.set_start_method("fork")  # Cython's workers have what was set above
+        multiprocessing.set_start_method("fork", force=True)  # Cython's workers have what was set above
         self.extensions = cythonize(
             self.extensions,
             include_path=[str(PYX)],

@@ -17,7 +17,10 @@ LOOPBACK = ("send", "--to", "127.0.0.1", "--vnis", "1")
     [
         (("receive", "nosuch"), "device nosuch: there is no such device; see `ip link`"),
         (("receive", "lo"), "device lo: it is no Ethernet device, such as a TAP, a veth or a NIC"),
-        (("receive", "lo", "--max-streams", "x"), "--max-streams x: an integer"),
+        (("receive", "lo", "--max-streams", "x"), "'x' is not allowed; an integer from 1 to 1048576"),
+        (("receive", "lo", "--max-streams", "0"), "'0' is not allowed; an integer from 1 to 1048576"),
+        (("receive", "lo", "--count", f"{1 << 64}"), "is not allowed; an integer from 1 to"),
+        ((*LOOPBACK, "--count", f"{1 << 64}"), "is not allowed; an integer from 1 to"),
         (("receive", "lo", "--idle", "0"), "seconds above 0"),
         (("send",), "gen send: give --to and a VTEP, or --into and an interface"),
         (("send", "--to", "192.0.2.1", "--into", "x"), "gen send: give --to and a VTEP, or --into and an"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GROUPS["gen"] = "generate traffic, and measure what comes of it"
 _LONGEST_S = 1e6
+_MOST = 1 << 62  # packets: more than can be counted to
 
 
 def _seconds(text: str) -> float:
@@ -70,7 +71,7 @@ _DSTPORT = argument(
     argument(
         "--burst", type=between(1, 64), default=0, metavar="N", help="most packets at once (those of 250 us)"
     ),
-    argument("--count", type=at_least(1), default=0, metavar="N", help="end after so many packets"),
+    argument("--count", type=between(1, _MOST), default=0, metavar="N", help="end after so many packets"),
     _DURATION,
     argument(
         "--source-vteps",
@@ -136,12 +137,18 @@ def _integer(arguments: argparse.Namespace, name: str) -> int | None:
     argument("device", metavar="DEV", help="an interface"),
     argument("--tunnel", action="store_true", help="look for frames in VXLAN packets, as on the underlay"),
     _DSTPORT,
-    argument("--count", type=at_least(1), default=0, metavar="N", help="end after so many stamped frames"),
+    argument(
+        "--count", type=between(1, _MOST), default=0, metavar="N", help="end after so many stamped frames"
+    ),
     _DURATION,
     argument("--idle", type=_seconds, metavar="S", help="end when for so long none has come after the first"),
     argument("--top", type=at_least(0), default=10, metavar="N", help="streams shown, the worst first (10)"),
     argument(
-        "--max-streams", type=number, default=65536, metavar="N", help="streams that are told apart (65536)"
+        "--max-streams",
+        type=between(1, 1 << 20),
+        default=65536,
+        metavar="N",
+        help="streams that are told apart (65536)",
     ),
     _CLOCK,
     JSON,
@@ -151,7 +158,6 @@ def receive(arguments: argparse.Namespace) -> int:
     """Exit code 0, also when it is interrupted; 1 when no frame with a stamp came."""
     from vxcore.gen import Receiver
 
-    most = _integer(argparse.Namespace(**{"max-streams": arguments.max_streams}), "max-streams")
     with ExitStack() as stack:
         with _named(""):
             receiver = stack.enter_context(
@@ -159,7 +165,7 @@ def receive(arguments: argparse.Namespace) -> int:
                     arguments.device,
                     tunnel=arguments.tunnel,
                     dstport=arguments.dstport,
-                    max_streams=most or 0,
+                    max_streams=arguments.max_streams,
                     clock=arguments.clock,
                 )
             )
