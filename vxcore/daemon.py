@@ -31,7 +31,7 @@ from vxcore.errors import ConfigError
 from vxcore.handover import VERSIONS, About, Channel, Offer, ask_for, begin, hand_over
 from vxcore.notify import ServiceManager, Watchdog
 from vxcore.parts import NOTHING, Part, Parts, sockets
-from vxcore.troubles import Troubles
+from vxcore.troubles import Troubles, uptime
 
 if TYPE_CHECKING:
     from vxcore.config import Settings
@@ -391,11 +391,11 @@ def _wait(
     offloads, watchdog = vtep.offloads(), Watchdog(manager, vtep.turns)
     troubles = Troubles(vtep.lane_drops)
     while vtep.failure is None:
-        due = time.monotonic() + _WAKE_S
+        due = uptime() + _WAKE_S
         received = signal.sigtimedwait(signals, _WAKE_S)
         logs.tell_left_out()
         watchdog.look()
-        troubles.look(overslept_s=time.monotonic() - due)
+        troubles.look(overslept_s=uptime() - due)
         offloads = _log_changes(offloads, vtep.offloads())
         if received is None:
             continue

@@ -29,6 +29,11 @@ _TOLD = (
 )
 
 
+def uptime() -> float:
+    """Seconds since the machine was started, those included in which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class _Trouble(NamedTuple):
     """Since how many packets, and until when it was seen."""
 
@@ -46,13 +51,13 @@ class Troubles:
     def __init__(
         self,
         drops: Callable[[], Mapping[int, int]],
-        monotonic: Callable[[], float] = time.monotonic,
+        uptime: Callable[[], float] = uptime,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._drops, self._monotonic, self._clock = drops, monotonic, clock
+        self._drops, self._uptime, self._clock = drops, uptime, clock
         self._before = dict(drops())
         self._lasting: dict[Verdict, _Trouble] = {}
-        self._offset = clock() - monotonic()
+        self._offset = clock() - uptime()
 
     def look(self, overslept_s: float = 0.0) -> None:
         """To be called about once a second, by who has slept so much longer than he wanted."""
@@ -62,7 +67,7 @@ class Troubles:
                 overslept_s,
             )
         self._look_at_clock()
-        now, drops = self._monotonic(), dict(self._drops())
+        now, drops = self._uptime(), dict(self._drops())
         for verdict in _TOLD:
             before, count = self._before.get(verdict, 0), drops.get(verdict, 0)
             if count > before:
@@ -79,7 +84,7 @@ class Troubles:
         self._lasting[verdict] = _Trouble(before if trouble is None else trouble.before, now)
 
     def _look_at_clock(self) -> None:
-        offset = self._clock() - self._monotonic()
+        offset = self._clock() - self._uptime()
         step = offset - self._offset
         self._offset = offset
         if abs(step) >= _STEP_S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -50,6 +51,15 @@ def test_a_trouble_is_said_when_it_begins_and_when_it_is_over(host: Host, caplog
 def test_troubles_are_told_apart_and_what_peers_and_policies_do_is_none(host: Host, caplog: Any) -> None:
     host.look(overlay_down=1, underlay_full=1, unknown_vni=9, flood_refused=9, no_next_hop=1, answered=5)
     assert sorted(text.split()[4] for text in caplog.messages) == ["overlay_down:", "underlay_full:"]
+
+
+def test_a_machine_that_was_suspended_has_set_no_clock(caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    troubles = Troubles(dict)
+    boottime, clock = time.clock_gettime, time.time
+    monkeypatch.setattr(time, "clock_gettime", lambda which: boottime(which) + 3600)
+    monkeypatch.setattr(troubles, "_clock", lambda: clock() + 3600)
+    troubles.look(overslept_s=3599)
+    assert [text.partition(":")[0] for text in caplog.messages] == ["stood still for 3599 s"]
 
 
 @pytest.mark.parametrize(("step_s", "way"), [(3600, "forth"), (-3600, "back")])
