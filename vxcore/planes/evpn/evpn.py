@@ -162,6 +162,7 @@ class Evpn:
     def _become(self, state: State) -> None:
         if self._state != state:
             self._state, self._since = state, time.monotonic()
+            self._vtep.events.plane_changed(self.name, state)
 
     async def _speak(self, speaker: Speaker) -> None:
         """As long as the connection lasts; returns when this VTEP leaves."""
