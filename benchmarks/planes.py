@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
+from support.bgp import GoBgp
 from support.dry_vtep import DryVtep
 from support.etcd import Etcd as Member
 from support.hosts import Host as Namespace
@@ -64,11 +65,16 @@ class Found(Struct, frozen=True, kw_only=True):
     """Of the machine's CPU time, what other processes had."""
 
 
+def address_of(number: int) -> str:
+    """The VTEP address of a host."""
+    return f"192.0.2.{number + 10}"
+
+
 class Site:
     """A host: a VTEP, what it has to tell, and its plane."""
 
     def __init__(self, number: int, make: MakePlane, stack: ExitStack) -> None:
-        self.address = ip_address(f"192.0.2.{number + 10}")
+        self.address = ip_address(address_of(number))
         settings = {
             "underlay": {"local": str(self.address)},
             "tables": {"entries": 4096, "remotes": 512, "segments": 16},
@@ -129,7 +135,13 @@ def _moved(sites: Sequence[Site]) -> float:
     began, old, new = time.monotonic(), sites[0].endpoint(0), sites[-1].endpoint(0)
     sites[0].tell(remove=[old])
     sites[-1].tell(add=[new])
-    return _until(sites[:-1], lambda site: new in site.vtep.told_by(site.plane.name), began)
+    return _until(sites[:-1], lambda site: _has(site, new), began)
+
+
+def _has(site: Site, endpoint: Endpoint) -> bool:
+    """Whether it knows of it, with whatever sequence number."""
+    told = (each for each in site.vtep.told_by(site.plane.name) if isinstance(each, Endpoint))
+    return (endpoint.mac, endpoint.vtep) in ((each.mac, each.vtep) for each in told)
 
 
 def _until(sites: Sequence[Site], settled: Callable[[Site], bool], began: float) -> float:
@@ -148,7 +160,7 @@ def _memory(pid: int) -> int:
 
 
 @contextmanager
-def etcd(namespace: Namespace, folder: Path) -> Iterator[list[str]]:
+def etcd(namespace: Namespace, folder: Path, n_hosts: int) -> Iterator[list[str]]:
     """One member of etcd; the words that the process of the hosts is told."""
     with Member(namespace, folder) as member:
         assert member.process is not None
@@ -166,13 +178,46 @@ def etcd_hosts(n_hosts: int, n_endpoints: int, url: str, pid: str) -> Found:
     return measure("etcd", make, n_hosts, n_endpoints, lambda: _memory(int(pid)))
 
 
+@contextmanager
+def evpn(namespace: Namespace, folder: Path, n_hosts: int) -> Iterator[list[str]]:
+    """A GoBGP for each host, and one that reflects their routes."""
+    addresses = [address_of(number) for number in range(n_hosts)]
+    for address in addresses:
+        namespace.ip("address", "add", f"{address}/32", "dev", "lo")
+    reflector = GoBgp(namespace, folder, *addresses, reflects=True, api=_api(folder, "reflector"))
+    speakers = [GoBgp(namespace, folder, namespace.v4, own=own, api=_api(folder, own)) for own in addresses]
+    with ExitStack() as stack:
+        for speaker in (reflector, *speakers):
+            stack.enter_context(speaker)
+        wait_until(lambda: reflector("neighbor").count("Establ") == n_hosts, "all sessions", DEADLINE_S)
+        yield [str(folder), *(str(speaker.pid) for speaker in (reflector, *speakers))]
+
+
+def _api(folder: Path, name: str) -> str:
+    return f"unix://{folder}/{name}.sock"
+
+
+def evpn_hosts(n_hosts: int, n_endpoints: int, folder: str, *pids: str) -> Found:
+    """Hosts each of which speaks with its own."""
+    from vxcore.planes.evpn.evpn import Evpn
+
+    def make(vtep: Vtep, now: Callable[[], set[Route]]) -> Plane:
+        settings = config.Evpn(api=_api(Path(folder), str(vtep.locals[0])), timeout=60)
+        return Evpn(vtep, settings, now)
+
+    return measure("evpn", make, n_hosts, n_endpoints, lambda: sum(_memory(int(pid)) for pid in pids))
+
+
 class Beside(Protocol):
     """Runs what the plane's hosts speak with, in a namespace, with files in a folder."""
 
-    def __call__(self, namespace: Namespace, folder: Path) -> Any: ...
+    def __call__(self, namespace: Namespace, folder: Path, n_hosts: int) -> Any: ...
 
 
-PLANES: dict[str, tuple[Beside, Callable[..., Found]]] = {"etcd": (etcd, etcd_hosts)}
+PLANES: dict[str, tuple[Beside, Callable[..., Found]]] = {
+    "etcd": (etcd, etcd_hosts),
+    "evpn": (evpn, evpn_hosts),
+}
 
 
 def main() -> None:
@@ -192,7 +237,7 @@ def main() -> None:
         with (
             Lan(1) as lan,
             tempfile.TemporaryDirectory() as folder,
-            PLANES[name][0](lan.hosts[0], Path(folder)) as words,
+            PLANES[name][0](lan.hosts[0], Path(folder), options.hosts) as words,
         ):
             command = [sys.executable, "-m", "benchmarks.planes", *amounts, "--inside", name, *words]
             process = lan.hosts[0].start(*command)

@@ -25,6 +25,8 @@ _GOBGP_NEIGHBOUR = """
 [neighbors.config]
 neighbor-address = "{address}"
 peer-as = {asn}
+[neighbors.transport.config]
+local-address = "{own}"
 [neighbors.timers.config]
 connect-retry = 1
 idle-hold-time-after-reset = 1
@@ -54,17 +56,28 @@ router bgp {asn}
 
 
 class GoBgp:
-    """GoBGP on `host`, which has these neighbours, or reflects the routes of these clients.
+    """GoBGP on `host`, which has neighbours with these addresses, or reflects the routes of these clients.
 
-    Its API listens on 127.0.0.1:50051 in the host's namespace. A context manager.
+    `own` is its address, that of the host if it is not given; its API listens in the host's namespace. A
+    context manager.
     """
 
-    def __init__(self, host: Host, folder: Path, *neighbours: Host, reflects: bool = False) -> None:
-        self.host, self._folder = host, folder / f"gobgp{host.number}"
+    def __init__(
+        self,
+        host: Host,
+        folder: Path,
+        *neighbours: str,
+        reflects: bool = False,
+        own: str = "",
+        api: str = "127.0.0.1:50051",
+    ) -> None:
+        own = own or host.v4
+        self.host, self._folder, self._api = host, folder / f"gobgp-{own}", api
         self._folder.mkdir(parents=True, exist_ok=True)
-        said = f'[global.config]\nas = {AS}\nrouter-id = "{host.v4}"\n'
+        said = f'[global.config]\nas = {AS}\nrouter-id = "{own}"\nlocal-address-list = ["{own}"]\n'
         for each in neighbours:
-            said += _GOBGP_NEIGHBOUR.format(address=each.v4, asn=AS, client=str(reflects).lower())
+            words = {"address": each, "own": own, "asn": AS, "client": str(reflects).lower()}
+            said += _GOBGP_NEIGHBOUR.format(**words)
         (self._folder / "gobgpd.toml").write_text(said)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -78,12 +91,17 @@ class GoBgp:
     def start(self, *words: str) -> None:
         """Start it; wait until its API answers."""
         line = [program("gobgpd"), "-f", str(self._folder / "gobgpd.toml"), *words]
-        line += ["--api-hosts", "127.0.0.1:50051", "--pprof-disable", "-p"]
+        line += ["--api-hosts", self._api, "--pprof-disable", "-p"]
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.host.namespace, *line], stdout=log, stderr=log
             )
         wait_until(lambda: self("global", check=False), f"GoBGP answers; see {self._folder}/log")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     def kill(self) -> None:
         """At once, as if it had crashed."""
@@ -94,7 +112,7 @@ class GoBgp:
 
     def __call__(self, *words: str, check: bool = True) -> str:
         """What a command of its client prints."""
-        return self.host.run(program("gobgp"), *words, check=check).stdout
+        return self.host.run(program("gobgp"), "--target", self._api, *words, check=check).stdout
 
     @contextmanager
     def following(self) -> Iterator[list[str]]:

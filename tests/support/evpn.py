@@ -92,7 +92,7 @@ class Pair:
         one, two = lan.hosts
         self.frr = Frr(two, folder, one)
         self.frr.start()
-        self.gobgp = stack.enter_context(GoBgp(one, folder, two))
+        self.gobgp = stack.enter_context(GoBgp(one, folder, two.v4))
         self.site = Site(one, folder, evpn)
         self.here = stack.enter_context(Guest(one, 11, HERE))
         self.there = stack.enter_context(Guest(two, 12, THERE))
@@ -111,8 +111,10 @@ class Triangle:
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         lan = stack.enter_context(Lan(3))
         *hosts, middle = lan.hosts
-        self.reflector = stack.enter_context(GoBgp(middle, folder, *hosts, reflects=True))
-        self.speakers = [stack.enter_context(GoBgp(host, folder, middle)) for host in hosts]
+        self.reflector = stack.enter_context(
+            GoBgp(middle, folder, *(host.v4 for host in hosts), reflects=True)
+        )
+        self.speakers = [stack.enter_context(GoBgp(host, folder, middle.v4)) for host in hosts]
         self.sites = [Site(host, folder) for host in hosts]
         macs = zip(hosts, (HERE, THERE), strict=True)
         self.guests = [stack.enter_context(Guest(host, host.number + 10, mac)) for host, mac in macs]
