@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from importlib import import_module
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,7 +16,7 @@ from msgspec import structs
 
 from vxcore import config
 from vxcore.addresses import AddressError, MacAddress, Target
-from vxcore.errors import ConfigError
+from vxcore.errors import ConfigError, MissingExtraError
 from vxcore.planes.evpn.book import Book
 from vxcore.planes.evpn.messages import Message, make, pack, unpack
 from vxcore.planes.evpn.mobility import Mobility
@@ -392,3 +394,11 @@ def test_settings_that_are_wrong_are_named(evpn: dict[str, Any], message: str) -
 def test_what_settings_say_of_a_vni_that_they_do_not_name_is_nothing() -> None:
     assert config.Evpn().of(7) == config.EvpnSegment(vni=7)
     assert structs.replace(config.Evpn(), asn=7).asn == 7
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("vxcore.planes.evpn", "grpclib"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "grpclib", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'vxcore\[evpn\]'"):
+        import_module("vxcore.planes.evpn.evpn")
