@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,20 +13,14 @@ from support.tree import ROOT
 PLAYED = {page: where for page, where in pages.played().items() if "Docker" in where}
 
 
-@pytest.fixture(scope="module")
-def stages() -> Iterator[Callable[[str], pages.Stage]]:
-    """What pages are played on, each built once."""
-    with ExitStack() as stack:
-        yield functools.cache(lambda where: stack.enter_context(pages.stage(where)))
-
-
 @pytest.mark.usefixtures("root")
 @pytest.mark.timeout(400)  # on a busy machine
 @pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
-def test_the_commands_print_what_the_page_says(page: Path, stages: Callable[[str], pages.Stage]) -> None:
+def test_the_commands_print_what_the_page_says(page: Path) -> None:
     require_tool("curl")
     program("etcd")
-    assert not (differs := pages.differences(page, stages(PLAYED[page]))), differs
+    with pages.stage(PLAYED[page]) as stage:
+        assert not (differs := pages.differences(page, stage)), differs
 
 
 def test_all_of_them_are_found() -> None:

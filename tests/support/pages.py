@@ -171,6 +171,7 @@ class Shell:
 def play(page: str, stage: Stage) -> str:
     """The page with what its commands print now."""
     shells: dict[str, Shell] = {}
+    so_far: list[Command] = []
     names = re.compile("|".join(stage.names) or "$.")
     back = {name: host for host, name in stage.names.items()}
     real = re.compile("|".join(back) or "$.")
@@ -183,7 +184,9 @@ def play(page: str, stage: Stage) -> str:
                 shells[host] = Shell(stage.enter[host], f"{folder}/of-{host}")
             text = names.sub(lambda found: stage.names[found[0]], command.text)
             said = shells[host].run(text, command.output.count("\n"))
-            return real.sub(lambda found: back[found[0]], said.replace(f"{folder}/of-{host}", "/root"))
+            said = real.sub(lambda found: back[found[0]], said.replace(f"{folder}/of-{host}", "/root"))
+            so_far.append(command._replace(output=said))
+            return said
 
         def block(found: re.Match[str]) -> str:
             made = [command._replace(output=output(command)) for command in commands(found[2])]
@@ -191,6 +194,9 @@ def play(page: str, stage: Stage) -> str:
 
         try:
             return _BLOCK.sub(block, page)
+        except (TimeoutError, EOFError) as error:
+            error.add_note(f"so far:\n{''.join(map(str, so_far))}")
+            raise
         finally:
             for shell in shells.values():
                 shell.close()
