@@ -98,7 +98,7 @@ def bucket_ends():
 
 @cython.auto_pickle(False)
 cdef class Checker:
-    """Takes frames and keeps count of up to `max_streams` streams, in 250 to 500 bytes each.
+    """Takes frames and keeps count of up to `max_streams` streams, in 464 to 928 bytes each.
 
     A frame is of a stream when it is UDP and its payload begins with a stamp. By sequence numbers: `lost` are
     those between the lowest and the highest that came and that did not come; `reordered` came after a higher
