@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.etcd import Etcd, Site, end_vteps, endpoint, keys_of
+from support.etcd import SHORT_S, Etcd, Site, end_vteps, endpoint, keys_of
 from support.hosts import Host, Lan, run, wait_until
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -91,7 +91,7 @@ def test_of_two_hosts_with_one_mac_address_the_first_has_it(lan: Lan, etcd: Etcd
 
 
 def test_of_two_hosts_with_one_address_the_first_is_announced(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
-    one = Site(lan.hosts[0], tmp_path, etcd)
+    one = Site(lan.hosts[0], tmp_path, etcd, lease=SHORT_S)
     wait_until(lambda: etcd.there() == keys_of(1), "the first is announced")
     with second_address(lan.hosts[1], "192.0.2.1"):
         two = Site(lan.hosts[1], tmp_path, etcd, local="192.0.2.1")

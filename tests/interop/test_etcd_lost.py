@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.etcd import EXPIRED_S, Etcd, Site, end_vteps, endpoint, keys_of
+from support.etcd import EXPIRED_S, SHORT_S, Etcd, Site, end_vteps, endpoint, keys_of
 from support.hosts import Host, Lan, run, wait_until
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -40,7 +40,7 @@ def etcd(shared: tuple[Lan, Etcd], request: pytest.FixtureRequest) -> Etcd:
 def test_a_host_that_is_killed_is_gone_after_its_lease_and_comes_back(
     lan: Lan, etcd: Etcd, tmp_path: Path
 ) -> None:
-    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one, two = (Site(host, tmp_path, etcd, lease=SHORT_S) for host in lan.hosts[:2])
     one.hears_of(2)
     two.kill()
     wait_until(lambda: etcd.there() == keys_of(1), "its keys are gone", EXPIRED_S)
@@ -99,7 +99,7 @@ def is_told_to(reader: Any, site: Site) -> bool:
 
 
 def test_a_store_that_was_compacted_is_read_again(lan: Lan, etcd: Etcd, tmp_path: Path) -> None:
-    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one, two = (Site(host, tmp_path, etcd, lease=SHORT_S) for host in lan.hosts[:2])
     one.hears_of(2)
     with Apart(lan, one.host):
         one.becomes("stale")
@@ -115,7 +115,7 @@ def test_a_store_that_was_compacted_is_read_again(lan: Lan, etcd: Etcd, tmp_path
 def test_a_host_that_is_apart_is_gone_for_others_after_its_lease_and_is_back(
     lan: Lan, etcd: Etcd, tmp_path: Path
 ) -> None:
-    one, two = (Site(host, tmp_path, etcd) for host in lan.hosts[:2])
+    one, two = (Site(host, tmp_path, etcd, lease=SHORT_S) for host in lan.hosts[:2])
     two.hears_of(1)
     with Apart(lan, one.host):
         wait_until(lambda: etcd.there() == keys_of(2), "its keys are gone", EXPIRED_S)
@@ -161,8 +161,8 @@ def test_a_member_of_a_cluster_is_lost_and_the_hosts_go_to_another(tmp_path: Pat
         for member in made:
             member.answers()
         urls = [member.url for member in made]
-        one = Site(lan.hosts[0], tmp_path, made[0], *urls)
-        two = Site(lan.hosts[1], tmp_path, made[2], *reversed(urls))
+        one = Site(lan.hosts[0], tmp_path, made[0], *urls, lease=SHORT_S)
+        two = Site(lan.hosts[1], tmp_path, made[2], *reversed(urls), lease=SHORT_S)
         one.hears_of(2)
         assert one.plane["peer"] == urls[0]
         made[0].kill()

@@ -19,8 +19,8 @@ from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run, wait_until
 from support.rooms import program
 
 CLIENT, PEER = 2379, 2380
-LEASE_S = 2
-EXPIRED_S = LEASE_S + 3.0  # etcd looks for leases that have run out twice a second
+SHORT_S = 2  # a lease that a test waits for
+EXPIRED_S = SHORT_S + 3.0  # etcd looks for leases that have run out twice a second
 
 
 class Etcd:
@@ -169,6 +169,7 @@ class Site:
         extra: str = "",
         local: str = "",
         timeout: int = 1,
+        lease: int = 30,
     ) -> None:
         self.host = host
         self.file = folder / f"{host.number}.toml"
@@ -177,7 +178,7 @@ class Site:
         self.file.write_text(
             f'[underlay]\nlocal = "{local or host.v4}"\n[control]\nsocket = "{self.control}"\n'
             f'[[segment]]\nvni = 42\ntap = "vx42"\nlearning = false\n'
-            f'[etcd]\nurls = {json.dumps(urls or [etcd.url])}\nprefix = "{etcd.prefix}"\nlease = {LEASE_S}\n'
+            f'[etcd]\nurls = {json.dumps(urls or [etcd.url])}\nprefix = "{etcd.prefix}"\nlease = {lease}\n'
             f"timeout = {timeout}\n{extra}\n"
         )
         self.start()

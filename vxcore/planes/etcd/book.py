@@ -135,6 +135,10 @@ class Book:
                 found[key] = str(held.record.vtep)
         return found
 
+    def names(self, key: str, address: IPAddress) -> bool:
+        """Whether a key is there and says something of that VTEP."""
+        return _vtep(self._record(key)) == address
+
     def has(self, item: tuple[str, bytes]) -> bool:
         """Whether a key has that value."""
         held = self._held.get(item[0])

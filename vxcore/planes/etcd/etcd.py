@@ -69,6 +69,7 @@ class Etcd:
         self._state: State = "connecting"
         self._since = time.monotonic()
         self._url, self._reason = settings.urls[0], "not tried yet"
+        self._wants: Collection[str] = ()
         self._named: dict[str, str] = {}
         self._announced = 0
         self._counts: Counter[str] = Counter(requests=0, messages=0, events=0, splits=0, whole_reads=0)
@@ -205,11 +206,17 @@ class Etcd:
                         news = self._book.update(entries)
                         self._revision = revision
                         self._counts["events"] += len(entries)
+                        concerned = any(self._concerns(entry.key) for entry in entries)
                     self._vtep.tell(self.name, add=news.add, remove=news.remove)
-                    self._wake.set()
+                    if concerned:
+                        self._wake.set()
             except CompactedError as error:
                 log.info("etcd: %s; all is read again", error)
                 self._read_whole(store)
+
+    def _concerns(self, key: str) -> bool:
+        """Whether it is for the writer to look at."""
+        return key in self._wants or self._book.names(key, self._address)
 
     # What this VTEP says
 
@@ -258,6 +265,7 @@ class Etcd:
         """Have the keys in the store that are to be there; False: look at them again soon."""
         wanted = self._wanted()
         with self._lock:
+            self._wants = wanted.keys()
             if not self._is_claimable():
                 return True
             changes = self._book.changes(wanted, self._address, self._lease)
