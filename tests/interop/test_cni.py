@@ -204,6 +204,18 @@ def test_what_is_added_is_checked_and_deleted(two: list[Cni]) -> None:
     assert one.leases() == []
 
 
+def test_the_kernel_knows_who_is_behind_the_bridges_port(two: list[Cni]) -> None:
+    one, _ = two
+    told = one.add(one.container())
+    mac = told["interfaces"][-1]["mac"]
+    (end,) = one.ends()
+    assert f"{mac} master vxbr42 static" in one.host.run("bridge", "fdb", "show", "dev", end).stdout
+    rows = [line.split() for line in one.host.ip("neighbour", "show", "dev", end).stdout.splitlines()]
+    known = {(words[0], words[words.index("lladdr") + 1]) for words in rows if "PERMANENT" in words}
+    assert known == {(ip["address"].partition("/")[0], mac) for ip in told["ips"]}
+    assert len(known) == 2
+
+
 def test_a_container_that_is_gone_can_be_deleted(two: list[Cni]) -> None:
     one, _ = two
     container = one.container()

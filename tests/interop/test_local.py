@@ -92,6 +92,8 @@ def test_who_is_behind_a_bridge(host: Host) -> None:
     host.ip("neighbour", "add", "10.42.0.2", "lladdr", BEHIND, "dev", "br42")
     host.ip("neighbour", "add", "10.42.0.3", "lladdr", ON_TOP, "dev", "br42")
     view.becomes({42}, {MAC: {"10.42.0.1"}, BEHIND: {"10.42.0.2"}})
+    host.ip("neighbour", "add", "10.42.0.22", "lladdr", BEHIND, "dev", "in42")  # as the CNI plugin says it
+    view.becomes({42}, {MAC: {"10.42.0.1"}, BEHIND: {"10.42.0.2", "10.42.0.22"}})
     host.ip("link", "delete", "in42")
     view.becomes({42}, {MAC: {"10.42.0.1"}})
 

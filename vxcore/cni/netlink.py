@@ -11,26 +11,29 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 Interface = IPv4Interface | IPv6Interface
+IPAddress = IPv4Address | IPv6Address
 
 # linux/netlink.h
-_REQUEST, _ACK, _DUMP, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
+_REQUEST, _ACK, _DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 _ERROR, _DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _NESTED = 0x8000
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if_arp.h
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _GETADDR, _NEWROUTE = 16, 17, 18, 20, 22, 24
+_NEWNEIGH = 28
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
@@ -41,6 +44,9 @@ _RTAX_MTU, _RTAX_ADVMSS = 2, 8
 _RT_TABLE_UNSPEC, _RT_TABLE_MAIN = 0, 254
 _RTPROT_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _RTN_UNICAST = 4, 0, 253, 1
 _IFF_UP, _IFF_PROMISC = 0x1, 0x100
+# linux/neighbour.h, linux/socket.h
+_NDA_DST, _NDA_LLADDR, _NUD_NOARP, _NUD_PERMANENT, _NTF_MASTER = 1, 2, 0x40, 0x80, 0x04
+_AF_BRIDGE = 7
 _CLONE_NEWNET = 0x40000000
 _BUFFER_LEN = 1 << 18
 
@@ -193,6 +199,23 @@ class Netlink:
             body += _nest(_RTA_METRICS, *(_int(kind, value) for kind, value in metrics.items() if value))
         with suppress(FileExistsError):
             self._ask(_NEWROUTE, _ACK | _CREATE | _EXCL, body, f"{name}: route {to}")
+
+    # Who is behind a port of a bridge
+
+    def tell_of(self, name: str, mac: str, addresses: Iterable[IPAddress]) -> None:
+        """Have the bridge's FDB know a MAC address behind its port, and the port's neighbours IP addresses.
+
+        Both go with the port. Nothing is sent by these neighbours: they are there to be read.
+        """
+        index, link_address = socket.if_nametoindex(name), bytes.fromhex(mac.replace(":", ""))
+        entries = [(_AF_BRIDGE, _NUD_NOARP, _NTF_MASTER, b"")]
+        for address in addresses:
+            known = _attribute(_NDA_DST, address.packed)
+            entries.append((_family(address.version), _NUD_PERMANENT, 0, known))
+        for family, state, flags, known in entries:
+            body = _NEIGHBOUR.pack(family, index, state, flags, 0) + known
+            body += _attribute(_NDA_LLADDR, link_address)
+            self._ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, body, f"{name}: {mac}")
 
     # Messages
 

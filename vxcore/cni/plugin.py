@@ -123,8 +123,7 @@ def add(config: Config, environment: Environment) -> dict[str, Any]:
             undo.callback(_quietly, lambda: masquerade.forget(config, outside))
         if config.gateway:
             _be_gateway(links, config, leased)
-        with namespace(where.netns), Netlink() as inside:
-            own = _dress(inside, config, where.device, leased)
+        own = _dress_there(links, config, where, leased)
         made = [_described(links, config.bridge), _described(links, outside), own | {"sandbox": where.netns}]
         undo.pop_all()
     return result(config, made, leased)
@@ -191,6 +190,17 @@ def _be_gateway(links: Netlink, config: Config, leased: Mapping[str, Any]) -> No
         else:
             write_setting("ipv4/ip_forward", "1")
         links.add_address(config.bridge, ip_interface(f"{ip['gateway']}/{address.network.prefixlen}"))
+
+
+def _dress_there(
+    links: Netlink, config: Config, where: Attachment, leased: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Addresses and routes for the container; its host, and so control planes, know of them."""
+    with namespace(where.netns), Netlink() as inside:
+        own = _dress(inside, config, where.device, leased)
+    addresses = [ip_interface(ip["address"]).ip for ip in leased.get("ips") or ()]
+    links.tell_of(_outside(where), own["mac"], addresses)
+    return own
 
 
 def _dress(links: Netlink, config: Config, device: str, leased: Mapping[str, Any]) -> dict[str, Any]:

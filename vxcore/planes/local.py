@@ -199,12 +199,12 @@ def _behind_bridge(port: Device, host: Host) -> dict[MacAddress, set[IPAddress]]
     if bridge is None or bridge.kind != "bridge":
         return {}
     found = _on(bridge, host)
-    for number, mac in host.learned.get(bridge.number, ()):
-        if number != port.number and _is_unicast(mac):
-            found.setdefault(MacAddress(mac), set())
-    for address, mac in host.neighbours.get(bridge.number, ()):
-        if mac in found:
-            found[MacAddress(mac)].add(address)
+    others = [(number, mac) for number, mac in host.learned.get(bridge.number, ()) if number != port.number]
+    found |= {MacAddress(mac): set() for _, mac in others if mac not in found and _is_unicast(mac)}
+    for number in {bridge.number, *(number for number, _ in others)}:  # CNI knows them by their ports
+        for address, mac in host.neighbours.get(number, ()):
+            if mac in found:
+                found[MacAddress(mac)].add(address)
     return found
 
 
