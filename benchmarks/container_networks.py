@@ -106,6 +106,14 @@ class Overlay(Network):
         worker(f"swarm join --token {token} --advertise-addr {worker.host.v4} {first}:2377")
         manager(f"network create -d overlay --attachable {self._range} {self.name}")
 
+    def run(self) -> None:
+        """As others; its swarm does not always carry frames, and then it is absent."""
+        try:
+            super().run()
+        except AssertionError as error:
+            self.down()
+            raise AbsentError(f"Docker's overlay: {error}") from None
+
     def _down(self) -> None:
         manager, worker = self.dockers
         manager(f"network rm {self.name}")
