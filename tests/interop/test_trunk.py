@@ -49,7 +49,7 @@ class Trunk(Lan):
         made.ip("link", "set", "lo", "up")
         return made
 
-    def plug(self, dev: str = "vx0", vlans: dict[int, int | None] = VLANS) -> Access:
+    def lead(self, dev: str = "vx0", vlans: dict[int, int | None] = VLANS) -> Access:
         """Lead the containers to the trunk, each with its VLAN."""
         return Access(self.one, dev, {f"c{vni}": vlan or 0 for vni, vlan in vlans.items()})
 
@@ -60,7 +60,7 @@ class Trunk(Lan):
         for dev in ("vp", "vb"):
             self.one.run("sysctl", "-qw", f"net.ipv6.conf.{dev}.disable_ipv6=1")
             self.one.ip("link", "set", dev, "up")
-        self.plug("vb")
+        self.lead("vb")
 
     def segment(self, vni: int, **options: Any) -> dict[str, Any]:
         vlan = {} if VLANS[vni] is None else {"vlan": VLANS[vni]}
@@ -82,7 +82,7 @@ def lan() -> Iterator[Trunk]:
 def start(lan: Trunk, kind: str, **settings: Any) -> Controlled:
     if kind == "tap":
         vtep = Controlled(lan.one, segment=[lan.segment(vni) for vni in VLANS], **settings)
-        lan.plug()
+        lan.lead()
         return vtep
     lan.veth()
     segments: list[dict[str, Any]] = []
@@ -114,12 +114,12 @@ def test_each_vlan_is_a_segment_and_reaches_no_other(lan: Trunk, kind: str, n_la
 
 def test_frames_of_other_vlans_are_nobody_s(lan: Trunk) -> None:
     vtep = Controlled(lan.one, segment=[lan.segment(42), lan.segment(43)])
-    plugged = lan.plug()
+    plugged = lan.lead()
     assert not lan.containers[44].pings("10.44.0.2")  # no tag, and no segment for it
     before = vtep.drops("unknown_vlan")
     assert before > 0
     plugged.stop()
-    lan.plug(vlans={42: 10, 44: 30})
+    lan.lead(vlans={42: 10, 44: 30})
     assert not lan.containers[44].pings("10.44.0.2")
     assert vtep.drops("unknown_vlan") > before
     lan.containers[42].ping("10.42.0.2")
@@ -127,7 +127,7 @@ def test_frames_of_other_vlans_are_nobody_s(lan: Trunk) -> None:
 
 def test_a_tap_of_several_segments_has_the_mtu_that_fits_all(lan: Trunk) -> None:
     vtep = Controlled(lan.one, segment=[lan.segment(42), lan.segment(43, mtu=1400)])
-    lan.plug()
+    lan.lead()
     assert lan.one.mtu("vx0") == 1400
     vtep("remove_segment", 43)
     assert lan.one.mtu("vx0") == 1450
@@ -159,7 +159,7 @@ def test_a_known_neighbour_is_answered_for_in_its_vlan(lan: Trunk) -> None:
         lan.one,
         segment=[lan.segment(42, neighbours=[{"address": "10.42.0.77", "mac": mac}]), lan.segment(43)],
     )
-    lan.plug()
+    lan.lead()
     lan.containers[42].run("ping", "-c", "1", "-W", "1", "10.42.0.77", check=False)
     (found,) = json.loads(lan.containers[42].ip("-j", "neigh", "show", "10.42.0.77").stdout)
     assert found["lladdr"] == mac
@@ -171,7 +171,7 @@ def test_a_known_neighbour_is_answered_for_in_its_vlan(lan: Trunk) -> None:
 
 def test_vlans_come_and_go_while_others_lose_no_packet(lan: Trunk) -> None:
     vtep = Controlled(lan.one, segment=[lan.segment(42)])
-    lan.plug()
+    lan.lead()
     lan.containers[42].ping("10.42.0.2")
     flood = lan.containers[42].start("ping", "-q", "-f", "-c", "5000", "10.42.0.2")
     rounds = 0
@@ -188,7 +188,7 @@ def test_vlans_come_and_go_while_others_lose_no_packet(lan: Trunk) -> None:
 
 def test_the_device_stays_until_its_last_segment_goes(lan: Trunk) -> None:
     vtep = Controlled(lan.one, segment=[lan.segment(44)])
-    plugged = lan.plug()
+    plugged = lan.lead()
     lan.containers[44].ping("10.44.0.2")
     vtep("add_segment", **lan.segment(42))
     vtep("remove_segment", 44)  # the first one, whose frames have no tag
@@ -201,13 +201,13 @@ def test_the_device_stays_until_its_last_segment_goes(lan: Trunk) -> None:
     assert lan.one.ip("link", "show", "vx0", check=False).returncode != 0
     plugged.stop()
     vtep("add_segment", **lan.segment(43))
-    lan.plug()
+    lan.lead()
     lan.containers[43].ping("10.43.0.2")
 
 
 def test_a_change_that_is_wrong_changes_no_vlan(lan: Trunk) -> None:
     vtep = Controlled(lan.one, segment=[lan.segment(42)])
-    lan.plug()
+    lan.lead()
     before = vtep("describe")
     lan.one.ip("link", "add", "vx9", "type", "bridge")
     wrong = [
@@ -228,7 +228,7 @@ def test_a_change_that_is_wrong_changes_no_vlan(lan: Trunk) -> None:
 def test_vlans_change_hands_with_the_settings(lan: Trunk) -> None:
     settings = {"underlay": {"local": lan.one.v4}}
     vtep = Controlled(lan.one, **settings, segment=[lan.segment(42), lan.segment(43)])
-    lan.plug()
+    lan.lead()
     swapped = [lan.segment(42, vlan=20), lan.segment(43, vlan=10)]
     vtep("apply", {**settings, "segment": swapped})
     lan.containers[42].ip("address", "add", "10.43.0.9/24", "dev", "eth")

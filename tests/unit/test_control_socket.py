@@ -248,6 +248,7 @@ def test_events_are_told_as_they_happen(served: Socket) -> None:
             "mac": "02:00:00:00:00:09",
             "remote": "192.0.2.2",
             "was": None,
+            "plane": None,
         }
         served.vtep.add_remote("192.0.2.33")
         assert raw.read()["event"]["remote"] == "192.0.2.33"
