@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-unty
 
 from vxcore.addresses import AddressError, MacAddress, format_mac, parse_unicast
 from vxcore.config import IPAddress, Segment
+from vxcore.errors import VxcoreError
 from vxcore.events import Event
 from vxcore.kernel_watch import ADDRESSES, LINKS, NEIGHBOURS, KernelWatch
 from vxcore.told import Endpoint, Member, Route
@@ -77,7 +78,7 @@ class Local:
             before = self._known
             try:
                 self._known = frozenset(self._routes())
-            except (OSError, NetlinkError) as error:
+            except (OSError, NetlinkError, VxcoreError) as error:
                 log.warning("who is behind the overlay ports is not known: %s", error)
             is_new = self._known != before
         if is_new:
@@ -142,11 +143,11 @@ def read_host() -> Host:
         for link in route.get_links():
             host.devices[link.get_attr("IFLA_IFNAME")] = _device(link)
         for each in route.get_addr():
-            text = each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")
-            host.addresses[each["index"]].add(parse_unicast(text))
+            address = _unicast(each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS"))
+            host.addresses[each["index"]] |= set() if address is None else {address}
         for each in route.get_neighbours(family=_AF_BRIDGE):
             if each.get_attr("NDA_MASTER") is not None and not each["state"] & _NUD_PERMANENT:
-                entry = each["ifindex"], each.get_attr("NDA_LLADDR")
+                entry = each["ifindex"], each.get_attr("NDA_LLADDR") or ""
                 host.learned[each.get_attr("NDA_MASTER")].append(entry)
         for each in route.get_neighbours():
             if each["state"] & _VALID and each.get_attr("NDA_LLADDR"):
@@ -168,11 +169,12 @@ def _device(link: Any) -> Device:
     )
 
 
-def _unicast(text: str) -> IPAddress | None:
+def _unicast(text: str | None) -> IPAddress | None:
+    """None: it is of no single host; a device may have that of a group, too, which it takes part in."""
     try:
-        return parse_unicast(text)
+        return parse_unicast(text or "")
     except AddressError:
-        return None  # of a group
+        return None
 
 
 def _behind(segment: Segment, host: Host) -> dict[MacAddress, set[IPAddress]]:
@@ -189,7 +191,11 @@ def _on(device: Device, host: Host) -> dict[MacAddress, set[IPAddress]]:
     """The device itself, and macvlan devices on it; without an IP address they take no part."""
     above = [each for each in host.devices.values() if each.kind == "macvlan" and each.below == device.number]
     with_addresses = [(each, host.addresses.get(each.number, set())) for each in (device, *above) if each.up]
-    return {MacAddress(each.mac): set(addresses) for each, addresses in with_addresses if addresses}
+    return {
+        MacAddress(each.mac): set(addresses)
+        for each, addresses in with_addresses
+        if addresses and _is_unicast(each.mac)
+    }
 
 
 def _behind_bridge(port: Device, host: Host) -> dict[MacAddress, set[IPAddress]]:
