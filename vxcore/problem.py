@@ -26,6 +26,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 _MISSING_FIELD = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _SHOWN_LEN = 60
+_PLAIN_LEN = 200
 
 
 class Problem(NamedTuple):
@@ -84,6 +85,12 @@ def shown(value: object) -> str:
         return "a table"
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= _SHOWN_LEN else text[: _SHOWN_LEN - 3] + "..."
+
+
+def plain(text: str) -> str:
+    """What a stranger wrote, for people: on one line, not too long, and nothing that a terminal obeys."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:_PLAIN_LEN])
+    return line if len(text) <= _PLAIN_LEN else line + "..."
 
 
 def _key(key: str) -> str:

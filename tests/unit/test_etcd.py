@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from vxcore import config
 from vxcore.addresses import MacAddress
@@ -30,6 +31,12 @@ KEY = f"endpoints/42/{MAC}"
 @pytest.mark.parametrize("route", [MEMBER, ENDPOINT, Endpoint(vni=0, mac=MAC, vtep=OURS)])
 def test_a_route_is_read_as_it_was_written(route: Member | Endpoint) -> None:
     assert read(key_of(route), value_of(route)) == route
+
+
+def test_of_too_many_addresses_the_first_are_written() -> None:
+    addresses = tuple(ip_address(f"10.0.{n >> 8}.{n & 255}") for n in range(1, 400))
+    route = Endpoint(vni=42, mac=MAC, vtep=OURS, addresses=addresses)
+    assert read(key_of(route), value_of(route)) == structs.replace(route, addresses=addresses[:256])
 
 
 def test_a_claim_is_read_as_it_was_written() -> None:
@@ -60,6 +67,9 @@ def test_a_claim_is_read_as_it_was_written() -> None:
         (KEY, b"\xff\xfe", "JSON is malformed"),
         (KEY, b"[" * 100_000, "a value of 100000 bytes"),
         (KEY, b"[" * 60_000, ""),
+        (KEY, b'{"vtep":"192.0.2.9","x":' + b"[" * 60_000, "nested too deep"),
+        ("vteps/a\n\x1b[2J", b"{}", "a\\n\\x1b[2J is not an IP address"),
+        (KEY, b'{"vtep":"' + b"9" * 60_000 + b'"}', "9" * 200 + "..."),
         (KEY, json.dumps({"vtep": "192.0.2.9", "addresses": ["10.0.0.1"] * 300}).encode(), "300 addresses"),
     ],
 )

@@ -13,7 +13,7 @@ from vxcore.config import IPAddress
 from vxcore.planes.etcd.records import Claim, Record, RecordError, claim_key, read
 from vxcore.planes.etcd.store import Change, Entry
 from vxcore.planes.plane import Trouble
-from vxcore.problem import shown
+from vxcore.problem import plain, shown
 from vxcore.told import Endpoint, Member, Route
 
 log = logging.getLogger("vxcore")
@@ -150,7 +150,7 @@ class Book:
     @property
     def ignored(self) -> list[Trouble]:
         """Keys that mean nothing."""
-        return [Trouble(key, each.why) for key, each in self._ignored.items()]
+        return [Trouble(plain(key), each.why) for key, each in self._ignored.items()]
 
 
 def _vtep(record: Record | None) -> IPAddress | None:

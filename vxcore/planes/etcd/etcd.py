@@ -30,6 +30,7 @@ from vxcore.planes.etcd.book import Book
 from vxcore.planes.etcd.records import Claim, claim_key, key_of, value_of
 from vxcore.planes.etcd.store import Access, CompactedError, Store, StoreError
 from vxcore.planes.plane import State, Status, Trouble
+from vxcore.problem import plain
 from vxcore.told import Route
 from vxcore.vtep import Vtep
 
@@ -275,7 +276,8 @@ class Etcd:
         for entry in store.write(changes, claim_key(self._address), self._lease):
             n_done += 1
             with self._lock:
-                self._book.update([entry])
+                if entry.revision > self._revision:  # or the watch had it, and what became of it
+                    self._book.update([entry])
         with self._lock:
             self._announced = sum(map(self._book.has, wanted.items())) - 1
         return n_done == len(changes)
@@ -293,7 +295,8 @@ class Etcd:
         if claimed is None or claimed[1].owner == self._claim.owner:
             return True
         self._announced = 0
-        self._name_conflicts({claim_key(self._address): f"another VTEP, on {claimed[1].host or 'a host'},"})
+        where = plain(claimed[1].host) or "a host"
+        self._name_conflicts({claim_key(self._address): f"another VTEP, on {where},"})
         return False
 
     def _name_conflicts(self, conflicts: dict[str, str]) -> None:

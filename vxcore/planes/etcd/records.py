@@ -18,6 +18,7 @@ from msgspec import Struct
 from vxcore.addresses import MacAddress, parse_unicast
 from vxcore.config import IPAddress, decode
 from vxcore.errors import VxcoreError
+from vxcore.problem import plain
 from vxcore.told import Endpoint, Member, Route
 
 FORMAT = "v1"
@@ -73,11 +74,11 @@ def key_of(route: Route) -> str:
 
 
 def value_of(record: Record) -> bytes:
-    """As it stands in the store."""
+    """As it stands in the store; of very many addresses the first, for with more it would mean nothing."""
     if isinstance(record, Endpoint):
         value = _Endpoint(
             vtep=record.vtep,
-            addresses=record.addresses,
+            addresses=record.addresses[:_MAX_ADDRESSES],
             sequence=record.sequence,
             sticky=record.sticky,
             router=record.router,
@@ -87,7 +88,7 @@ def value_of(record: Record) -> bytes:
 
 
 def read(key: str, value: bytes) -> Record:
-    """What a key means; raises RecordError, saying why, when it is none of these."""
+    """What a key means; raises RecordError, saying why in plain text, when it is none of these."""
     if len(value) > _MAX_BYTES:
         raise RecordError(f"a value of {len(value)} bytes; {_MAX_BYTES} at most")
     kind, *names = key.split("/")
@@ -100,8 +101,10 @@ def read(key: str, value: bytes) -> Record:
             return Member(_vni(names[0]), _address(names[1]))
         if kind == _ENDPOINTS and len(names) == 2:
             return _endpoint(names[0], names[1], value)
+    except RecursionError:  # even where nothing is known of it, and passed over
+        raise RecordError("JSON is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError, VxcoreError) as error:
-        raise RecordError(str(error)) from None
+        raise RecordError(plain(str(error))) from None
     raise RecordError("there are no such keys")
 
 

@@ -287,7 +287,7 @@ class Store:
     # Watching
 
     def watch(self, revision: int) -> Iterator[tuple[int, list[Entry]]]:
-        """What is changed from that revision on: the revision of each message, and its entries.
+        """What is changed from that revision on: up to which revision each message goes, and its entries.
 
         Ends when nothing has been heard for a while, and is to be begun anew: the connection may be dead.
         Raises CompactedError when `revision` is too old.
@@ -346,7 +346,8 @@ class Store:
             for event in result.events
         ]
         if entries:
-            yield result.header.revision, entries
+            # Of what is long past each message has a part, and in its header the revision of now.
+            yield max(entry.revision for entry in entries), entries
 
     # JSON
 
