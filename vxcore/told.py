@@ -36,6 +36,7 @@ Station = tuple[int, MacAddress]
 """A VNI and a MAC address in it."""
 Host = tuple[int, IPAddress]
 """A VNI and an IP address in it."""
+_MANY = 1000  # VTEPs that were refused, after which those are forgotten of which nothing is said any more
 
 
 class Member(Struct, frozen=True, tag=True):
@@ -115,6 +116,7 @@ class Told:
         self._in_neighbours: dict[Host, Answer] = {}
         self._refused: dict[IPAddress, str] = {}
         self._named: dict[IPAddress, str] = {}  # of the refused, in the log
+        self._many = _MANY
         self._reader = Reader(journal.tables)
 
     # What is said
@@ -132,6 +134,7 @@ class Told:
         for each in add:
             self._note(source, each, vnis, stations)
         self._settle(vnis, stations)
+        self._forget_refused()
 
     def replace(self, source: str, routes: Iterable[Route]) -> None:
         """Take all that a source says, and forget what it does not say any more."""
@@ -220,10 +223,10 @@ class Told:
 
     def _forget(self, source: str, route: Route, vnis: set[int], stations: set[Station]) -> None:
         if isinstance(route, Member):
-            sources = self._members[route.vni].get(route.vtep, set())
-            sources.discard(source)
-            if not sources:
-                self._members[route.vni].pop(route.vtep, None)
+            vteps = self._members.get(route.vni, {})
+            _discard(vteps, route.vtep, source)
+            if not vteps:
+                self._members.pop(route.vni, None)
             vnis.add(route.vni)
             return
         station = route.vni, route.mac
@@ -234,10 +237,20 @@ class Told:
         stations.add(station)
         still = {address for each in said.values() for address in each.addresses}
         for address in set(gone.addresses) - still:
-            self._hosts[route.vni, address].discard(route.mac)
+            _discard(self._hosts, (route.vni, address), route.mac)
         if not said:
             del self._said[station]
-            self._stations[route.vni].discard(route.mac)
+            _discard(self._stations, route.vni, route.mac)
+
+    def _forget_refused(self) -> None:
+        """Those that nobody names any more, once there are many: others may name ever new ones."""
+        if len(self._named) < self._many:
+            return
+        said = {vtep for vteps in self._members.values() for vtep in vteps}
+        said |= {vtep for each in self._said.values() for _, vtep in each}
+        self._named = {vtep: why for vtep, why in self._named.items() if vtep in said}
+        self._refused = {vtep: why for vtep, why in self._refused.items() if vtep in said}
+        self._many = max(_MANY, 2 * len(self._named))
 
     # Settling
 
@@ -373,6 +386,14 @@ def _name(route: Route) -> tuple[object, ...]:
 def _columns(stations: Collection[Station]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     vnis, macs = zip(*stations, strict=True)
     return np.array(vnis, np.uint32), np.array([mac.number for mac in macs], np.uint64)
+
+
+def _discard(sets: dict[K, set[V]], key: K, item: V) -> None:
+    """Take an item out of a set, and with the last one the set."""
+    items = sets.get(key, set())
+    items.discard(item)
+    if not items:
+        sets.pop(key, None)
 
 
 def _keep(held: dict[K, V], changed: Mapping[K, V | None]) -> None:

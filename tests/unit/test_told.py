@@ -202,6 +202,25 @@ def test_what_cannot_be_is_named_and_the_rest_is_used(
     assert "a local address" in states(vtep)["etcd", "192.0.2.1"]
 
 
+def test_of_what_is_not_said_any_more_nothing_is_kept(vtep: DryVtep) -> None:
+    told, before = vtep.told, sizes(vtep)
+    for n in range(1200):
+        mac = f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}"
+        routes = [member(f"2001:db8::{n:x}", 1000 + n), endpoint(ONE, mac, f"10.1.{n >> 8}.{n & 255}")]
+        routes += [member(f"2001:db8::{n:x}"), endpoint(ONE, mac, vni=5000 + n)]
+        vtep.tell("etcd", add=routes)
+        vtep.tell("etcd", remove=routes)
+    refused = len(told._named)
+    assert refused <= 1000
+    assert sizes(vtep) == before | {"_named": refused, "_refused": refused}
+    assert tables(vtep) == ({HAND}, {}, {})
+
+
+def sizes(vtep: DryVtep) -> dict[str, int]:
+    """How many things it knows, by the names of where."""
+    return {name: len(value) for name, value in vars(vtep.told).items() if isinstance(value, dict)}
+
+
 def test_when_a_table_is_full_what_has_room_is_used(caplog: pytest.LogCaptureFixture) -> None:
     settings = {"tables": {"remotes": 2}, "segment": [{"vni": VNI, "tap": "vx42"}]}
     with DryVtep(settings) as vtep:
