@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import Counter
 from importlib import import_module
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 pytest.importorskip("grpclib")
 
 from msgspec import structs
+from support.dry_vtep import DryVtep
 
 from vxcore import config
 from vxcore.addresses import AddressError, MacAddress, Target
 from vxcore.errors import ConfigError, MissingExtraError
 from vxcore.planes.evpn.book import Book
+from vxcore.planes.evpn.evpn import Evpn
 from vxcore.planes.evpn.messages import Message, make, pack, unpack
 from vxcore.planes.evpn.mobility import Mobility
 from vxcore.planes.evpn.routes import REASONS, Key, RouteError, Speech, key_of, read, withdrawn
+from vxcore.planes.evpn.speaker import Speaker
 from vxcore.told import Endpoint, Member, Route, Station
 
 VTEP, OTHER = ip_address("192.0.2.1"), ip_address("192.0.2.2")
@@ -239,6 +243,35 @@ def test_the_whole_is_what_is_there_and_nothing_else() -> None:
     assert list(book.own) == [Key("192.0.2.1:42", MAC, "")]
 
 
+def test_of_very_many_that_are_ignored_the_last_are_named() -> None:
+    counts: Counter[str] = Counter()
+    book = Book([], counts)
+    for number in range(1, 1503):  # one route of BGP's, ever again with another label: those are not its key
+        book.update([mac_path(labels=[number], ethernet_tag=1)], SPEECH)
+    assert counts["ignored_ethernet_tag"] == 1502
+    assert len(book.ignored) == 1000
+
+
+class Heeding:
+    """A speaker that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.gone: list[Key] = []
+
+    async def say(self, paths: list[Message]) -> None:
+        self.gone += [key_of(path) for path in paths if path.is_withdraw]
+
+
+def test_at_the_end_what_the_process_before_had_said_is_taken_back_too() -> None:
+    with DryVtep() as vtep:
+        evpn, speaker = Evpn(vtep, config.Evpn(), tuple), Heeding()
+        evpn._book.update(paths(endpoint()) + paths(Member(42, VTEP)), SPEECH)
+        evpn._said = {Member(42, VTEP): dict(SPEECH.paths(Member(42, VTEP)))}
+        for _ in range(2):  # the second time there is nothing left
+            asyncio.run(evpn._withdraw_all(cast("Speaker", speaker)))
+    assert sorted(speaker.gone) == [Key("192.0.2.1:42", "", "192.0.2.1"), Key("192.0.2.1:42", MAC, "")]
+
+
 # Addresses that move
 
 
@@ -327,6 +360,15 @@ def test_what_moves_too_often_is_left_to_others_for_a_while() -> None:
     for _ in range(20):
         assert it.here() == endpoint(sequence=1)
         it.gone()
+
+
+def test_of_moves_that_are_long_past_nothing_is_kept() -> None:
+    mobility = Mobility(3, clock=iter(range(1000)).__next__, window_s=9)
+    for number in range(100):
+        one = structs.replace(endpoint(), mac=MacAddress(f"02:00:00:00:00:{number:02x}"))
+        elsewhere = structs.replace(one, vtep=OTHER)
+        assert list(mobility.announced([one], lambda _, best=elsewhere: best, may_begin=True))
+    assert len(mobility._times) <= 10
 
 
 def test_the_last_sequence_is_not_passed() -> None:

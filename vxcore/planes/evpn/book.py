@@ -17,6 +17,8 @@ from vxcore.planes.evpn.routes import Key, RouteError, Speech, key_of, read
 from vxcore.planes.plane import Trouble
 from vxcore.told import Endpoint, Member, Route, Station
 
+_MAX_IGNORED = 1000  # that are named; others may send any number, and ever new ones
+
 Name = tuple[int, str, IPAddress]
 """Of a route of `told`: VNI, MAC address or nothing, VTEP."""
 
@@ -121,11 +123,13 @@ class Book:
     def _ignore(self, path: Message, title: str, error: RouteError) -> None:
         if not path.is_withdraw:
             self._counts[f"ignored_{error.name}"] += 1
+            if len(self._ignored) == _MAX_IGNORED:
+                del self._ignored[next(iter(self._ignored))]
             self._ignored[path.nlri.value] = Trouble(title, str(error))
 
     @property
     def ignored(self) -> list[Trouble]:
-        """Routes that are not used."""
+        """Routes that are not used; of very many the last."""
         return list(self._ignored.copy().values())
 
 

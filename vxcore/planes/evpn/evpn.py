@@ -129,7 +129,7 @@ class Evpn:
                 pause_s = _SHORTEST_S
             await self._sleep(pause_s * random.uniform(0.5, 1.0))  # not all hosts at once
             pause_s = min(2 * pause_s, _LONGEST_S)
-        if self._said:  # it was lost, and may be there again
+        if self._said or self._book.own:  # it was lost, and may be there again
             with suppress(SpeakerError):
                 async with self._speaker() as speaker:
                     await self._withdraw_all(speaker)
@@ -176,6 +176,7 @@ class Evpn:
             await self._withdraw_all(speaker)
         finally:
             follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)  # nobody else asks how it ended
 
     def _router_id(self, speakers: str) -> str:
         own = next((str(local) for local in self._vtep.locals if local.version == 4), speakers)
@@ -289,8 +290,13 @@ class Evpn:
         return structs.replace(endpoint, sticky=sticky, router=router)
 
     async def _withdraw_all(self, speaker: Speaker) -> None:
-        await speaker.say([withdrawn(path) for paths in self._said.values() for path in paths.values()])
+        """What this process has said, and what the one before it had, if it was not yet said again."""
+        paths = {key: path for key, (path, _) in self._book.own.items()}
+        for said in self._said.values():
+            paths |= said
+        await speaker.say([withdrawn(path) for path in paths.values()])
         self._said.clear()
+        self._book.own.clear()
 
     async def _withdraw_rest(self, speaker: Speaker) -> None:
         """What the speaker still has of a process that was here before."""

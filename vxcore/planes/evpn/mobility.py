@@ -79,7 +79,10 @@ class Mobility:
         return self._own[station]
 
     def _may_move(self, station: Station) -> bool:
-        now, times = self._clock(), self._times[station]
+        now = self._clock()
+        for each in [each for each, times in self._times.items() if times[-1] < now - self._window_s]:
+            del self._times[each]
+        times = self._times[station]
         while times and times[0] < now - self._window_s:
             times.popleft()
         if self._moves and len(times) >= self._moves:
@@ -89,11 +92,11 @@ class Mobility:
 
     @property
     def troubles(self) -> list[Trouble]:
-        """What is here and is not announced."""
+        """What is here and is not announced; from any thread."""
         moved = {
-            station: f"VTEP {own.moved_to.vtep} has it now, with sequence {own.moved_to.sequence}"
-            for station, own in self._own.copy().items()
-            if own.moved_to is not None
+            station: f"VTEP {best.vtep} has it now, with sequence {best.sequence}"
+            for station, best in [(station, own.moved_to) for station, own in self._own.copy().items()]
+            if best is not None
         }
         return [
             Trouble(f"{mac} vni {vni}", why) for (vni, mac), why in (moved | self._refused.copy()).items()
