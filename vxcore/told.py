@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -81,7 +82,7 @@ class Row(NamedTuple):
     source: str
     route: Route
     state: str
-    """"used", "outranked", "no segment", or why it cannot be."""
+    """"used", "outranked", "no segment", "no room", or why it cannot be."""
 
 
 class Answer(NamedTuple):
@@ -162,20 +163,22 @@ class Told:
     def rows(self) -> Iterator[Row]:
         """All that is said, and what it is good for."""
         for vni, vteps in self._members.items():
+            there = set(self._segments.flood(vni)) if vni in self._segments else set()
             for vtep, sources in vteps.items():
-                state = self._state(vni, vtep, used=True)
+                state = self._state(vni, vtep, "used" if vtep in there else "no room")
                 yield from (Row(source, Member(vni, vtep), state) for source in sorted(sources))
         for (vni, mac), said in self._said.items():
+            held = self._in_fdb.get((vni, mac))
             for (source, vtep), each in said.items():
-                used = self._in_fdb.get((vni, mac)) == each
-                yield Row(source, each, self._state(vni, vtep, used=used))
+                state = "no room" if held is None else "used" if held == each else "outranked"
+                yield Row(source, each, self._state(vni, vtep, state))
 
-    def _state(self, vni: int, vtep: IPAddress, *, used: bool) -> str:
+    def _state(self, vni: int, vtep: IPAddress, otherwise: str) -> str:
         if vni not in self._segments:
             return "no segment"
         if vtep in self._refused:
             return self._refused[vtep]
-        return "used" if used else "outranked"
+        return otherwise
 
     def holds(self, vni: int, mac: str, remote: IPAddress) -> bool:
         """Whether a control-plane entry of the FDB is from here."""
@@ -189,7 +192,16 @@ class Told:
     # Segments
 
     def flood(self, vni: int, own: Collection[IPAddress]) -> list[IPAddress]:
-        """The flood set of a VNI: its own one, and those who take part."""
+        """The flood set of a VNI, if that is its own one, with those who take part and are in it now."""
+        members = self._members.get(vni)
+        if not members or vni not in self._segments:
+            return [*own]
+        there = set(self._segments.flood(vni)).difference(own)
+        return [*own, *(vtep for vtep in members if vtep in there)]
+
+    def _wanted(self, vni: int) -> list[IPAddress]:
+        """The flood set as it is to be: its own one, and all who take part."""
+        own = self._flood(vni)
         others = [vtep for vtep in self._members.get(vni, ()) if vtep not in own and self._may_be(vtep)]
         return [*own, *others]
 
@@ -260,15 +272,25 @@ class Told:
             self._apply(vnis, stations)
         except VxcoreError:
             for vni in vnis:
-                self._apply_one([vni], [])
+                if vni in self._segments:
+                    self._fill(vni)
             for station in stations:
-                self._apply_one([], [station])
+                why = _refusal(partial(self._apply, [], [station]))
+                if why is not None:
+                    log.warning("a control plane's word is not used: %s", why)
 
-    def _apply_one(self, vnis: Collection[int], stations: Collection[Station]) -> None:
-        try:
-            self._apply(vnis, stations)
-        except VxcoreError as error:
-            log.warning("a control plane's word is not used: %s", error)
+    def _fill(self, vni: int) -> None:
+        """Have as many in a flood set as there is room for: who is there stays, and who is gone is out."""
+        there = set(self._segments.flood(vni))
+        wanted = sorted(self._wanted(vni), key=there.__contains__, reverse=True)
+        n, last = sum(each in there for each in wanted), None
+        steps = [1 << bit for bit in reversed(range((len(wanted) - n).bit_length()))]
+        for step in (0, *steps):
+            why = _refusal(partial(self._segments.change, vni, remotes=wanted[: n + step]))
+            n, last = (n + step, last) if why is None else (n, why)
+        if last is not None:
+            left_out = len(wanted[n:])
+            log.warning("a control plane's word is not used: VNI %d, %d members: %s", vni, left_out, last)
 
     def _apply(self, vnis: Collection[int], stations: Collection[Station]) -> None:
         here = [(vni, mac) for vni, mac in stations if vni in self._segments]
@@ -278,7 +300,7 @@ class Told:
         with self._journal.change():
             for vni in vnis:
                 if vni in self._segments:
-                    self._segments.change(vni, remotes=self.flood(vni, self._flood(vni)))
+                    self._segments.change(vni, remotes=self._wanted(vni))
             self._set_entries(entries)
             answers = self._set_answers({host: self._answer(host, best) for host in hosts})
         _keep(self._in_fdb, entries)
@@ -386,6 +408,15 @@ def _name(route: Route) -> tuple[object, ...]:
 def _columns(stations: Collection[Station]) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     vnis, macs = zip(*stations, strict=True)
     return np.array(vnis, np.uint32), np.array([mac.number for mac in macs], np.uint64)
+
+
+def _refusal(change: Callable[[], object]) -> VxcoreError | None:
+    """Why a change cannot be; None: it is made."""
+    try:
+        change()
+    except VxcoreError as error:
+        return error
+    return None
 
 
 def _discard(sets: dict[K, set[V]], key: K, item: V) -> None:

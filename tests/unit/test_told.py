@@ -231,6 +231,23 @@ def test_when_a_table_is_full_what_has_room_is_used(caplog: pytest.LogCaptureFix
         assert "not used" in caplog.text
 
 
+def test_when_a_flood_set_is_full_who_is_gone_is_out_and_others_have_the_room() -> None:
+    many = [member(f"198.51.100.{n}") for n in range(1, 20)]
+    with DryVtep(
+        {"tables": {"remotes": 4}, "segment": [{"vni": VNI, "tap": "vx42", "remotes": [HAND]}]}
+    ) as vtep:
+        vtep.tell("etcd", add=[member(ONE), member(TWO), *many])
+        assert flood(vtep) == {HAND, ONE, TWO, "198.51.100.1"}
+        assert [row.state for row in vtep.told_rows()] == 3 * ["used"] + 18 * ["no room"]
+        vtep.tell("etcd", remove=[member(ONE)])
+        assert flood(vtep) == {HAND, TWO, "198.51.100.1", "198.51.100.2"}
+        vtep.change_segment(VNI, ageing=60)
+        assert flood(vtep) == {HAND, TWO, "198.51.100.1", "198.51.100.2"}
+        assert vtep.describe()[0]["remotes"] == [HAND, TWO, "198.51.100.1", "198.51.100.2"]
+        vtep.tell("etcd", add=[member(THREE)], remove=many)
+        assert flood(vtep) == {HAND, TWO, THREE}
+
+
 def test_it_is_not_saved(vtep: DryVtep) -> None:
     before = vtep.running()
     vtep.tell("etcd", add=[member(ONE), endpoint(ONE, MAC, HOST), endpoint(TWO, OTHER, sticky=True)])

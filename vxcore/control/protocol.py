@@ -371,7 +371,7 @@ class RouteRow(Told, frozen=True):
     sticky: bool
     router: bool
     state: str
-    """used, outranked, no segment, or why it cannot be."""
+    """used, outranked, no segment, no room, or why it cannot be."""
 
 
 class LaneRow(Told, frozen=True):
