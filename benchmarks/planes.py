@@ -95,7 +95,7 @@ class Site:
         self.plane.changed()
 
     def heard(self) -> int:
-        return len(self.vtep.told_by(self.plane.name))
+        return self.vtep.n_told_by(self.plane.name)
 
 
 def measure(name: str, make: MakePlane, n_hosts: int, n_endpoints: int, speaker: Callable[[], int]) -> Found:

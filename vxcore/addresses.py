@@ -7,6 +7,7 @@ Place in the house: beside wire.py, above errors alone. Whoever reads an address
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
@@ -93,6 +94,21 @@ def parse_mac(text: str) -> bytes:
 def format_mac(packed: bytes) -> str:
     """Six bytes as lower-case text with colons."""
     return packed.hex(":")
+
+
+def mac_text(number: int) -> str:
+    """A MAC address from the number that the tables have."""
+    return format_mac(number.to_bytes(6, "big"))
+
+
+def in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
+    """IPv4 first, each by number."""
+    return tuple(sorted(addresses, key=order))
+
+
+def order(address: IPAddress) -> tuple[int, int]:
+    """What they are sorted by."""
+    return address.version, int(address)
 
 
 def parse_unicast(text: str) -> IPAddress:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vxcore.docker.driver import Driver
     from vxcore.engine import RemoteTraffic, Traffic
     from vxcore.metrics import MetricsServer
+    from vxcore.plane_status import Status
     from vxcore.planes.serving import Planes
     from vxcore.vtep import Vtep
 
@@ -296,9 +297,8 @@ class _Life:
         from vxcore.control.server import serving
 
         hand_over, stays = (self._hand_over, "") if self.driver is None else (None, _DOCKER_STAYS)
-        planes = tuple if self.planes is None else self.planes.status
         vtep = cast("Vtep", self.vtep)
-        operated = Operated(vtep, self._again(), self.about.file, planes, hand_over, stays)
+        operated = Operated(vtep, self._again(), self.about.file, self._plane_statuses, hand_over, stays)
         part = handed.take(_CONTROL)
         if part is not None:
             (self.control,), self.keeps_control = sockets(part.fds), part.facts["keep_file"]
@@ -310,9 +310,13 @@ class _Life:
             return nullcontext()
         from vxcore.metrics import MetricsServer
 
-        planes = tuple if self.planes is None else self.planes.status
-        self.metrics = MetricsServer(self.vtep, self.settings.metrics, handed.take(_METRICS), planes)
+        part, planes = handed.take(_METRICS), self._plane_statuses
+        self.metrics = MetricsServer(self.vtep, self.settings.metrics, part, planes)
         return self.metrics
+
+    def _plane_statuses(self) -> list[Status]:
+        """How the control planes are; there may be none."""
+        return [] if self.planes is None else self.planes.status()
 
     def _hand_over(self, connection: socket, listening: socket, pid: int) -> None:
         """Give the VTEP to a process, and end; if that fails, say why, and go on."""

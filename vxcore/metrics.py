@@ -12,7 +12,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
@@ -32,6 +32,7 @@ from vxcore.addresses import Listen
 from vxcore.engine import COUNTED, RemoteTraffic, Traffic
 from vxcore.errors import ConfigError
 from vxcore.parts import Part, sockets
+from vxcore.plane_status import Status
 from vxcore.remotes import unpacked
 from vxcore.verdict import Verdict
 
@@ -139,26 +140,7 @@ class Metered(Protocol):
         """What each remote sent and got."""
 
 
-class PlaneStatus(Protocol):
-    """How a control plane is (`vxcore.planes.plane.Status`)."""
-
-    @property
-    def plane(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def since_s(self) -> float: ...
-    @property
-    def heard(self) -> int: ...
-    @property
-    def announced(self) -> int: ...
-    @property
-    def troubles(self) -> Sized: ...
-    @property
-    def counts(self) -> Mapping[str, int]: ...
-
-
-Planes = Callable[[], Iterable[PlaneStatus]]
+Planes = Callable[[], Iterable[Status]]
 
 
 class VtepCollector(Collector):
@@ -256,8 +238,8 @@ def _of_totals(totals: dict[str, Any]) -> dict[str, list[Sample]]:
     }
 
 
-def _of_planes(planes: Sequence[PlaneStatus]) -> dict[str, list[Sample]]:
-    def each(value: Callable[[PlaneStatus], float]) -> list[Sample]:
+def _of_planes(planes: Sequence[Status]) -> dict[str, list[Sample]]:
+    def each(value: Callable[[Status], float]) -> list[Sample]:
         return [((plane.plane,), value(plane)) for plane in planes]
 
     return {

@@ -13,14 +13,15 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from vxcore.addresses import MacAddress, VniRange, format_mac
+from vxcore.addresses import MacAddress, VniRange, mac_text, order
 from vxcore.config import FdbEntry, Neighbour, Remote, Settings
 from vxcore.engine import Engine
 from vxcore.fdb import KIND_NAMES
-from vxcore.remotes import IPAddress, Remotes, unpacked
+from vxcore.remotes import Remotes, unpacked
 
 T = TypeVar("T")
-_SET = ("static", "control", "sticky")
+_CONTROLLED = ("control", "sticky")
+_SET = ("static", *_CONTROLLED)
 
 
 def running(engine: Engine) -> Settings:
@@ -36,36 +37,31 @@ def running(engine: Engine) -> Settings:
     return structs.replace(settings, underlay=underlay, remotes=listed(engine.remotes), segments=segments)
 
 
-def mac_text(number: int) -> str:
-    """A MAC address from the number that the tables have."""
-    return format_mac(number.to_bytes(6, "big"))
-
-
 def _set_rows(engine: Engine) -> NDArray[Any]:
     """The entries that somebody set, in the order of their addresses."""
     rows = engine.fdb.snapshot()
-    kinds = [number for number, name in KIND_NAMES.items() if name in _SET]
-    rows = rows[np.isin(rows["kind"], kinds) & (rows["remote"] >= 0)]
-    rows = rows[~_are(rows, lambda row: _is_told(row, engine))]
+    rows = rows[_are(rows, _SET) & (rows["remote"] >= 0)]
+    controlled = np.flatnonzero(_are(rows, _CONTROLLED))
+    told = [n for n, row in zip(controlled, rows[controlled], strict=True) if _is_told(row, engine)]
+    rows = np.delete(rows, told)
     return rows[np.argsort(rows["mac"], kind="stable")]
+
+
+def _are(rows: NDArray[Any], kinds: tuple[str, ...]) -> NDArray[np.bool]:
+    return np.isin(rows["kind"], [number for number, name in KIND_NAMES.items() if name in kinds])
 
 
 def _neighbour_rows(engine: Engine) -> NDArray[Any]:
     """The neighbours that somebody set."""
     rows = engine.neighbours.snapshot()
-    told = engine.told.holds_neighbour
-    return rows[~_are(rows, lambda row: told(int(row["vni"]), unpacked(bytes(row["address"]))))]
+    held = engine.told.holds_neighbour
+    told = [n for n, row in enumerate(rows) if held(int(row["vni"]), unpacked(bytes(row["address"])))]
+    return np.delete(rows, told)
 
 
 def _is_told(row: Any, engine: Engine) -> bool:
-    if KIND_NAMES[int(row["kind"])] == "static":
-        return False
     remote = engine.remotes.address(int(row["remote"]))
     return engine.told.holds(int(row["vni"]), mac_text(int(row["mac"])), remote)
-
-
-def _are(rows: NDArray[Any], what: Callable[[Any], bool]) -> NDArray[np.bool]:
-    return np.fromiter(map(what, rows), bool, len(rows))
 
 
 def _by_vni(rows: NDArray[Any], make: Callable[[NDArray[Any]], T]) -> dict[int, T]:
@@ -94,7 +90,7 @@ def _neighbours(rows: NDArray[Any]) -> tuple[Neighbour, ...]:
         )
         for row in rows
     ]
-    return tuple(sorted(entries, key=lambda entry: _order(entry.address)))
+    return tuple(sorted(entries, key=lambda entry: order(entry.address)))
 
 
 def listed(remotes: Remotes) -> tuple[Remote, ...]:
@@ -107,14 +103,10 @@ def listed(remotes: Remotes) -> tuple[Remote, ...]:
         )
         for number in remotes.listed()
     ]
-    return tuple(sorted(listed, key=lambda remote: _order(remote.address)))
+    return tuple(sorted(listed, key=lambda remote: order(remote.address)))
 
 
 def _ranges(vnis: tuple[tuple[int, int], ...] | None) -> tuple[VniRange, ...] | None:
     if vnis is None:
         return None
     return tuple(VniRange(str(first) if first == last else f"{first}-{last}") for first, last in vnis)
-
-
-def _order(address: IPAddress) -> tuple[int, int]:
-    return address.version, int(address)

@@ -20,7 +20,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from vxcore._fast.table import Reader
-from vxcore.addresses import MacAddress, format_mac
+from vxcore.addresses import MacAddress, mac_text
 from vxcore.config import IPAddress, decode
 from vxcore.errors import VxcoreError
 from vxcore.fdb import Fdb
@@ -153,6 +153,11 @@ class Told:
         ]
         endpoints = [each for said in self._said.values() for (who, _), each in said.items() if who == source]
         return [*members, *endpoints]
+
+    def count(self, source: str) -> int:
+        """How many there are of them."""
+        n_members = sum(source in sources for vteps in self._members.values() for sources in vteps.values())
+        return n_members + sum(who == source for said in self._said.values() for who, _ in said)
 
     @property
     def sources(self) -> set[str]:
@@ -371,9 +376,7 @@ class Told:
             found = self._reader.find_neighbour(self._segments.number(vni), packed(address))
         finally:
             self._reader.leave()
-        return (
-            None if found is None else Answer(MacAddress(format_mac(found[0].to_bytes(6, "big"))), found[1])
-        )
+        return None if found is None else Answer(MacAddress(mac_text(found[0])), found[1])
 
     def _may_be(self, vtep: IPAddress) -> bool:
         """Whether it can be a remote; the log says once why not."""

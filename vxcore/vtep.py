@@ -268,6 +268,11 @@ class Vtep(Engine):
         with self._lock:
             return self.told.routes(source)
 
+    def n_told_by(self, source: str) -> int:
+        """How much that is."""
+        with self._lock:
+            return self.told.count(source)
+
     def told_rows(self) -> list[Row]:
         """All that control planes have told, and what is used of it."""
         with self._lock:

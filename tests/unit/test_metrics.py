@@ -25,7 +25,7 @@ from vxcore import config, metrics
 from vxcore.engine import RemoteTraffic, Traffic
 from vxcore.errors import ConfigError
 from vxcore.metrics import METRICS, MetricsServer
-from vxcore.planes.plane import Status, Trouble
+from vxcore.plane_status import Status, Trouble
 from vxcore.verdict import Verdict
 
 DOCS = tree.ROOT / "docs"

@@ -17,7 +17,7 @@ from support import tree
 # From the ground up. A module may import what stands on a line above its own; on one line,
 # only what BESIDE allows.
 FLOORS = [
-    "verdict errors _version toml_lines columns files parts kernel_watch",
+    "verdict errors _version toml_lines columns files parts kernel_watch plane_status",
     "addresses bpf pcapng",
     "sizes",
     "wire problem",

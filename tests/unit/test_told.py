@@ -15,9 +15,8 @@ import pytest
 from support.dry_vtep import DryVtep
 
 from vxcore._fast.table import KINDS
-from vxcore.addresses import MacAddress
+from vxcore.addresses import MacAddress, mac_text
 from vxcore.remotes import packed, unpacked
-from vxcore.running import mac_text
 from vxcore.told import Endpoint, Member, as_words, from_words
 
 VNI = 42

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vxcore import config, trace
 from vxcore._version import __version__
+from vxcore.addresses import mac_text
 from vxcore.config import Segment
 from vxcore.control import MAX_LINE
 from vxcore.control.protocol import (
@@ -66,9 +67,9 @@ from vxcore.control.protocol import (
 from vxcore.engine import COUNTED
 from vxcore.errors import ConfigError, UnsupportedError
 from vxcore.fdb import KIND_NAMES, SEEN_BITS, now_s
+from vxcore.plane_status import Status
 from vxcore.problem import from_msgspec
 from vxcore.remotes import IPAddress, unpacked
-from vxcore.running import mac_text
 from vxcore.told import Member, Row
 from vxcore.toml_writer import dumps, plain
 from vxcore.verdict import Verdict
@@ -94,8 +95,8 @@ class Operated:
     reload: Callable[[], None] | None = None
     """Apply the settings file again, or raise; None: there is no file."""
     file: str | None = None
-    planes: Callable[[], Iterable[Any]] = tuple
-    """How the control planes are (`vxcore.planes.plane.Status`)."""
+    planes: Callable[[], Iterable[Status]] = tuple
+    """How the control planes are."""
     hand_over: Callable[[socket, socket, int], None] | None = None
     """Give the VTEP to a process: its connection, the socket that listens, its pid. Returns if it failed."""
     stays: str = "this VTEP is a part of a program, and stays there"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from vxcore.addresses import AddressError, MacAddress, format_mac, parse_unicast
+from vxcore.addresses import AddressError, MacAddress, in_order, mac_text, parse_unicast
 from vxcore.config import IPAddress, Segment
 from vxcore.errors import VxcoreError
 from vxcore.events import Event
@@ -94,12 +94,11 @@ class Local:
         yield from (Member(segment.vni, vtep) for segment in segments)
         found: dict[tuple[int, MacAddress], Endpoint] = {}
         host = read_host()
-        several = False
         for segment in segments:
-            several = several or len(segment.overlays) > 1
             for mac, addresses in _behind(segment, host).items():
-                known = tuple(sorted(addresses, key=lambda a: (a.version, int(a))))
+                known = in_order(addresses)
                 found[segment.vni, mac] = Endpoint(vni=segment.vni, mac=mac, vtep=vtep, addresses=known)
+        several = any(len(segment.overlays) > 1 for segment in segments)
         for vni, mac in self._learned() if several else ():
             found.setdefault((vni, mac), Endpoint(vni=vni, mac=mac, vtep=vtep))
         here = {segment.vni for segment in segments}
@@ -111,7 +110,7 @@ class Local:
         rows = self._vtep.snapshot("fdb")
         rows = rows[(rows["remote"] < 0) & (rows["port"] >= 0)]
         for vni, mac in zip(rows["vni"].tolist(), rows["mac"].tolist(), strict=True):
-            yield vni, MacAddress(format_mac(mac.to_bytes(6, "big")))
+            yield vni, MacAddress(mac_text(mac))
 
 
 class Device(NamedTuple):

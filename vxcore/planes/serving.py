@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from typing import Self
 
 from vxcore.config import Settings
+from vxcore.plane_status import Status
 from vxcore.planes.local import Local, Source
-from vxcore.planes.plane import Plane, Status
+from vxcore.planes.plane import Plane
 from vxcore.vtep import Vtep
 
 

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, TypeGuard
 
 from vxcore.config import IPAddress
+from vxcore.plane_status import Trouble
 from vxcore.planes.etcd.records import Claim, Record, RecordError, claim_key, read
 from vxcore.planes.etcd.store import Change, Entry
-from vxcore.planes.plane import Trouble
+from vxcore.planes.plane import News
 from vxcore.problem import plain, shown
 from vxcore.told import Endpoint, Member, Route
 
@@ -31,13 +32,6 @@ class Held(NamedTuple):
 
     entry: Entry
     record: Record
-
-
-class News(NamedTuple):
-    """What others say now and did not, and what they do not say any more."""
-
-    add: list[Route]
-    remove: list[Route]
 
 
 class Book:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import random
 import socket
 import threading
 import time
@@ -26,17 +25,17 @@ from typing import Self
 
 from vxcore import config
 from vxcore._version import __version__
+from vxcore.plane_status import Status, Trouble
 from vxcore.planes.etcd.book import Book
 from vxcore.planes.etcd.records import Claim, claim_key, key_of, value_of
 from vxcore.planes.etcd.store import Access, CompactedError, Store, StoreError
-from vxcore.planes.plane import State, Status, Trouble
+from vxcore.planes.plane import Connection, Pauses
 from vxcore.problem import plain
 from vxcore.told import Route
 from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
 
-_SHORTEST_S, _LONGEST_S = 0.2, 5.0  # from one try to connect to the next
 _AGAIN_S = 0.5  # after somebody else was faster with a key
 _LEAVE_S = 5.0
 
@@ -67,9 +66,8 @@ class Etcd:
         self._store: Store | None = None
         self._lease = 0
         self._revision, self._cluster = 0, ""
-        self._state: State = "connecting"
-        self._since = time.monotonic()
-        self._url, self._reason = settings.urls[0], "not tried yet"
+        self._connection = Connection(vtep, self.name)
+        self._url = settings.urls[0]
         self._wants: Collection[str] = ()
         self._named: dict[str, str] = {}
         self._announced = 0
@@ -92,15 +90,15 @@ class Etcd:
 
     def status(self) -> Status:
         """How it is now."""
-        heard = len(self._vtep.told_by(self.name))
+        heard = self._vtep.n_told_by(self.name)
         with self._lock:
             conflicts = [Trouble(key, f"{other} has it") for key, other in self._named.items()]
             return Status(
                 plane=self.name,
-                state=self._state,
-                since_s=round(time.monotonic() - self._since, 3),
+                state=self._connection.state,
+                since_s=round(self._connection.since_s, 3),
                 peer=self._url,
-                reason="" if self._state == "connected" else self._reason,
+                reason=self._connection.reason,
                 heard=heard,
                 announced=self._announced,
                 troubles=(*conflicts, *self._book.ignored),
@@ -110,11 +108,11 @@ class Etcd:
     # Connections
 
     def _run(self) -> None:
-        pause_s = _SHORTEST_S
+        pauses = Pauses()
         for url in itertools.cycle(self._settings.urls):
             if self._ends.is_set():
                 return
-            began = time.monotonic()
+            pauses.begin()
             try:
                 self._connect(url)
             except StoreError as error:
@@ -122,29 +120,19 @@ class Etcd:
             except Exception as error:
                 log.exception("etcd: %s", url)
                 self._lost(url, repr(error))
-            if time.monotonic() - began > _LONGEST_S:
-                pause_s = _SHORTEST_S
-            self._ends.wait(pause_s * random.uniform(0.5, 1.0))  # not all hosts at once
-            pause_s = min(2 * pause_s, _LONGEST_S)
+            self._ends.wait(pauses.end())
 
     def _lost(self, url: str, reason: str) -> None:
         with self._lock:
-            was, same = self._state, self._reason == reason
-            self._url, self._reason = url, reason
-            if was == "connected":
-                self._become("stale")
-                self._counts["splits"] += 1
+            was, is_new = self._connection.lost(reason)
+            self._url = url
+            self._counts["splits"] += was
         if self._ends.is_set():
             return
-        if was == "connected":
+        if was:
             log.warning("etcd: split from %s: %s; traffic goes on by what was known", url, reason)
-        elif not same:
+        elif is_new:
             log.warning("etcd: %s: %s; it is tried again", url, reason)
-
-    def _become(self, state: State) -> None:
-        if self._state != state:
-            self._state, self._since = state, time.monotonic()
-            self._vtep.events.plane_changed(self.name, state)
 
     def _connect(self, url: str) -> None:
         """As long as it lasts; returns when this VTEP leaves."""
@@ -152,9 +140,8 @@ class Etcd:
             self._catch_up(store)
             self._take_lease(store)
             with self._lock:
-                lasted_s = time.monotonic() - self._since
                 self._url = url
-                self._become("connected")
+                lasted_s = self._connection.made()
             log.info("etcd: connected to %s, after %.1f s", url, lasted_s)
             with self._writing(store):
                 self._follow(store)

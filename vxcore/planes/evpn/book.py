@@ -8,26 +8,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
 
-from vxcore.addresses import MacAddress
+from vxcore.addresses import MacAddress, in_order
 from vxcore.config import IPAddress
+from vxcore.plane_status import Trouble
 from vxcore.planes.evpn.messages import Message
 from vxcore.planes.evpn.routes import Key, RouteError, Speech, key_of, read
-from vxcore.planes.plane import Trouble
+from vxcore.planes.plane import News
 from vxcore.told import Endpoint, Member, Route, Station
 
 _MAX_IGNORED = 1000  # that are named; others may send any number, and ever new ones
 
 Name = tuple[int, str, IPAddress]
 """Of a route of `told`: VNI, MAC address or nothing, VTEP."""
-
-
-class News(NamedTuple):
-    """What others say now and did not, and what they do not say any more."""
-
-    add: list[Route]
-    remove: list[Route]
 
 
 class Book:
@@ -149,7 +142,7 @@ def _joined(parts: dict[Key, Route]) -> Route | None:
         vni=first.vni,
         mac=first.mac,
         vtep=first.vtep,
-        addresses=tuple(sorted(addresses, key=lambda a: (a.version, int(a)))),
+        addresses=in_order(addresses),
         sequence=first.sequence,
         sticky=first.sticky,
         router=any(each.router for each in endpoints),

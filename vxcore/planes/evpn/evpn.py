@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 import time
 from collections import Counter
@@ -21,18 +20,18 @@ from typing import Self
 from msgspec import structs
 
 from vxcore import config
+from vxcore.plane_status import Status, Trouble
 from vxcore.planes.evpn.book import Book
 from vxcore.planes.evpn.messages import Message
 from vxcore.planes.evpn.mobility import Mobility
 from vxcore.planes.evpn.routes import Key, Speech, withdrawn
 from vxcore.planes.evpn.speaker import Neighbour, Speaker, SpeakerError
-from vxcore.planes.plane import State, Status, Trouble
+from vxcore.planes.plane import Connection, Pauses
 from vxcore.told import Endpoint, Member, Route
 from vxcore.vtep import Vtep
 
 log = logging.getLogger("vxcore")
 
-_SHORTEST_S, _LONGEST_S = 0.2, 5.0  # from one try to connect to the next
 _SETTLE_S = 0.02  # in which more may come that is dealt with together
 _SOON_S = 0.2  # from one look at the speaker's neighbours to the next, as long as they are awaited
 _STARTS_S = 1.0
@@ -62,9 +61,7 @@ class Evpn:
         self._news: list[Message] = []
         self._neighbours: list[Neighbour] = []
         self._up_since: dict[str, float] = {}
-        self._state: State = "connecting"
-        self._since = time.monotonic()
-        self._reason = "not tried yet"
+        self._connection = Connection(vtep, self.name)
         self._ends = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
@@ -94,11 +91,11 @@ class Evpn:
         ]
         return Status(
             plane=self.name,
-            state=self._state,
-            since_s=round(time.monotonic() - self._since, 3),
+            state=self._connection.state,
+            since_s=round(self._connection.since_s, 3),
             peer=self._settings.api,
-            reason="" if self._state == "connected" else self._reason,
-            heard=len(self._vtep.told_by(self.name)),
+            reason=self._connection.reason,
+            heard=self._vtep.n_told_by(self.name),
             announced=len(self._said),
             troubles=(*self._mobility.troubles, *down, *self._book.ignored),
             counts=dict(self._counts),
@@ -114,9 +111,9 @@ class Evpn:
             self._loop.close()
 
     async def _connect_again(self) -> None:
-        pause_s = _SHORTEST_S
+        pauses = Pauses()
         while not self._ends:
-            began = time.monotonic()
+            pauses.begin()
             try:
                 async with self._speaker() as speaker:
                     await self._speak(speaker)
@@ -125,10 +122,7 @@ class Evpn:
             except Exception as error:
                 log.exception("evpn: %s", self._settings.api)
                 self._lost(repr(error))
-            if time.monotonic() - began > _LONGEST_S:
-                pause_s = _SHORTEST_S
-            await self._sleep(pause_s * random.uniform(0.5, 1.0))  # not all hosts at once
-            pause_s = min(2 * pause_s, _LONGEST_S)
+            await self._sleep(pauses.end())
         if self._said or self._book.own:  # it was lost, and may be there again
             with suppress(SpeakerError):
                 async with self._speaker() as speaker:
@@ -146,23 +140,15 @@ class Evpn:
             self._wake.clear()
 
     def _lost(self, reason: str) -> None:
-        was, same = self._state, self._reason == reason
-        self._reason = reason
-        if was == "connected":
-            self._become("stale")
-            self._counts["restarts"] += 1
+        was, is_new = self._connection.lost(reason)
+        self._counts["restarts"] += was
         if self._ends:
             return
         api = self._settings.api
-        if was == "connected":
+        if was:
             log.warning("evpn: the speaker at %s is gone: %s; traffic goes on by what was known", api, reason)
-        elif not same:
+        elif is_new:
             log.warning("evpn: the speaker at %s: %s; it is tried again", api, reason)
-
-    def _become(self, state: State) -> None:
-        if self._state != state:
-            self._state, self._since = state, time.monotonic()
-            self._vtep.events.plane_changed(self.name, state)
 
     async def _speak(self, speaker: Speaker) -> None:
         """As long as the connection lasts; returns when this VTEP leaves."""
@@ -256,8 +242,7 @@ class Evpn:
         for _, route in self._book.own.values():
             if isinstance(route, Endpoint):
                 self._mobility.remember(route)
-        lasted_s = time.monotonic() - self._since
-        self._become("connected")
+        lasted_s = self._connection.made()
         log.info("evpn: in step with the speaker at %s, after %.1f s", self._settings.api, lasted_s)
 
     # What this VTEP says

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from vxcore.planes.plane import Trouble
+from vxcore.plane_status import Trouble
 from vxcore.told import Endpoint, Station
 
 _MAX_SEQUENCE = 0xFFFF_FFFF
