@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.etcd import EXPIRED_S, SHORT_S, Etcd, Site, end_vteps, endpoint, keys_of
+from support.etcd import EXPIRED_S, SHORT_S, Etcd, Site, end_vteps, endpoint, hosts_with_etcd, keys_of
 from support.hosts import Host, Lan, run, wait_until
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -19,9 +19,8 @@ pytestmark = pytest.mark.usefixtures("root")
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lan, Etcd]]:
-    """Hosts, and etcd on the last one."""
-    with Lan(4) as lan, Etcd(lan.hosts[3], tmp_path_factory.mktemp("etcd")) as member:
-        yield lan, member
+    with hosts_with_etcd(tmp_path_factory.mktemp("etcd")) as made:
+        yield made
 
 
 @pytest.fixture

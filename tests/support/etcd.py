@@ -9,16 +9,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from base64 import b64decode, b64encode
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from support.hosts import DEADLINE_S, Host, Lan, VtepProcess, run, wait_until
+from support.operated import Operated
 from support.rooms import program
 
 CLIENT, PEER = 2379, 2380
+AT_ONCE = ("dad_transmits=0", "router_solicitations=0", "mldv2_unsolicited_report_interval=1")
+"""What a kernel says by itself on a new device, it is to say before a test counts what comes."""
 SHORT_S = 2  # a lease that a test waits for
 EXPIRED_S = SHORT_S + 3.0  # etcd looks for leases that have run out twice a second
 
@@ -154,7 +157,7 @@ class Etcd:
         self.ask("kv/compaction", {"revision": revision, "physical": True})
 
 
-class Site:
+class Site(Operated):
     """A VTEP on a host that has segment 42 and hears of others by etcd alone; nothing is learned.
 
     `urls` are those of members of the store, if not of `etcd` alone, `extra` further lines of ``[etcd]``.
@@ -181,29 +184,13 @@ class Site:
             f'[etcd]\nurls = {json.dumps(urls or [etcd.url])}\nprefix = "{etcd.prefix}"\nlease = {lease}\n'
             f"timeout = {timeout}\n{extra}\n"
         )
+        host.run("sysctl", "-qw", *(f"net.ipv6.conf.default.{each}" for each in AT_ONCE))
         self.start()
 
     def start(self) -> None:
         self.vtep = VtepProcess(self.host, "run", str(self.file))
         self.host.ip("link", "set", "vx42", "address", self.mac)
         self.host.overlay("vx42")
-
-    def command(self, *words: str) -> str:
-        """What a command that speaks with it prints."""
-        line = (sys.executable, "-m", "vxcore", *words, "--control", self.control)
-        return self.host.run(*line).stdout
-
-    def show(self, what: str, *words: str) -> list[dict[str, Any]]:
-        return list(json.loads(self.command("show", what, *words, "--json")))
-
-    @property
-    def plane(self) -> dict[str, Any]:
-        """How its etcd is."""
-        (row,) = self.show("plane")
-        return row
-
-    def becomes(self, state: str) -> None:
-        wait_until(lambda: self.plane["state"] == state, f"host {self.host.number} is {state}")
 
     def hears_of(self, *numbers: int) -> None:
         """Wait until it has heard of these hosts and no others, with all that they have."""
@@ -217,12 +204,16 @@ class Site:
         ends = [row for row in rows if row["route"] == "endpoint" and len(row["addresses"]) > 1]
         return {row["mac"] for row in ends if row["vtep"] in members}
 
-    def troubles(self) -> dict[str, str]:
-        return {each["what"]: each["why"] for each in self.plane["troubles"]}
-
     def kill(self) -> None:
         self.vtep.process.kill()
         self.vtep.process.wait()
+
+
+@contextmanager
+def hosts_with_etcd(folder: Path) -> Iterator[tuple[Lan, Etcd]]:
+    """Hosts, and etcd on the last one."""
+    with Lan(4) as lan, Etcd(lan.hosts[3], folder) as member:
+        yield lan, member
 
 
 def end_vteps(lan: Lan) -> None:

@@ -5,20 +5,19 @@ Place in the house: above bgp, under the tests of the control plane EVPN.
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from support.bgp import Frr, GoBgp, Guest
 from support.hosts import Host, Lan, VtepProcess, wait_until
+from support.operated import Operated
 
 HERE, THERE, MOVED, STAYS, STILL = (f"02:00:00:00:42:{n}" for n in ("01", "02", "97", "98", "99"))
 """MAC addresses: of the guest of host 1 and of the guest of host 2; others that they have for a while."""
 
 
-class Site:
+class Site(Operated):
     """A VTEP on a host whose bridge br42 has its TAP, and which hears of others by the speaker beside it."""
 
     def __init__(self, host: Host, folder: Path, evpn: str = "") -> None:
@@ -48,21 +47,6 @@ class Site:
         self.settings(evpn)
         self.start()
 
-    def command(self, *words: str) -> str:
-        line = (sys.executable, "-m", "vxcore", *words, "--control", self.control)
-        return self.host.run(*line).stdout
-
-    def show(self, what: str, *words: str) -> list[dict[str, Any]]:
-        return list(json.loads(self.command("show", what, *words, "--json")))
-
-    @property
-    def plane(self) -> dict[str, Any]:
-        (row,) = self.show("plane")
-        return row
-
-    def becomes(self, state: str) -> None:
-        wait_until(lambda: self.plane["state"] == state, f"host {self.host.number} is {state}")
-
     def route(self, mac: str) -> dict[str, Any]:
         """What it hears of a MAC address; empty: nothing."""
         return next(iter(self.show("route", mac)), {})
@@ -79,9 +63,6 @@ class Site:
 
     def hears_nothing_of(self, mac: str) -> None:
         wait_until(lambda: not self.route(mac), f"host {self.host.number} hears nothing of {mac}")
-
-    def troubles(self) -> dict[str, str]:
-        return {each["what"]: each["why"] for each in self.plane["troubles"]}
 
 
 class Pair:
